@@ -1,0 +1,66 @@
+# Every command of the project. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+export PYTHONUNBUFFERED := 1
+
+##@ Use it
+.PHONY: help run migrate doctor
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: .venv/.stamp-base ## Install what is missing and start the platform on http://127.0.0.1:8080 (GUARDIAN_PORT, GUARDIAN_HOME)
+	@exec $(BIN)/guardian up
+
+migrate: .venv/.stamp-base ## Bring the database of DATABASE_URL to the newest version
+	@exec $(BIN)/guardian migrate
+
+doctor: .venv/.stamp-base ## Say what this machine lacks, and the command that mends it
+	@exec $(BIN)/guardian doctor
+
+##@ Work on it
+.PHONY: install test lint format types contracts lock clean
+install: .venv/.stamp-dev ## Install the locked packages, tools and tests included
+
+test: .venv/.stamp-dev ## Run every test, with coverage (ARGS="-k name" narrows it down; PYTEST_WORKERS=4)
+	@deploy/scripts/test.sh $(ARGS)
+
+lint: .venv/.stamp-dev ## Check style, formatting and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: .venv/.stamp-dev ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+types: .venv/.stamp-dev ## Check the types
+	$(BIN)/mypy
+
+contracts: .venv/.stamp-dev ## Write openapi/ (OpenAPI, AsyncAPI, event schemas) from the code
+	$(BIN)/guardian contracts
+
+lock: .venv/.stamp-dev ## Resolve requirements/*.in into requirements/*.txt again (LOCK_ARGS=--upgrade)
+	@deploy/scripts/lock.sh $(LOCK_ARGS)
+
+clean: ## Remove what the commands above made (the data in .guardian/ stays)
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+##@ Measure it
+.PHONY: bench-start bench-tenancy bench-api
+bench-start: .venv/.stamp-dev ## Fresh clone to first call, later start, idle memory and CPU, Ctrl-C
+	@$(BIN)/python -m tests.bench.start $(ARGS)
+
+bench-tenancy: .venv/.stamp-dev ## What row-level security costs on a million contacts
+	@$(BIN)/python -m tests.bench.tenancy $(ARGS)
+
+bench-api: .venv/.stamp-dev ## CPU per request beside a plain FastAPI app, latency under open-loop load
+	@$(BIN)/python -m tests.bench.api $(ARGS)
+
+# Stamps make an up-to-date environment cost nothing.
+.venv/.stamp-base: requirements/base.txt pyproject.toml deploy/scripts/install.sh
+	@deploy/scripts/install.sh base
+
+.venv/.stamp-dev: requirements/base.txt requirements/dev.txt pyproject.toml deploy/scripts/install.sh
+	@deploy/scripts/install.sh dev

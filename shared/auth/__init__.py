@@ -1,0 +1,6 @@
+"""Who is calling, and what they may do."""
+
+from shared.auth.identity import IDENTITY_HEADER, IdentitySigner, IdentityVerifier, InvalidIdentity
+from shared.auth.principal import ActorType, Principal
+
+__all__ = ["IDENTITY_HEADER", "ActorType", "IdentitySigner", "IdentityVerifier", "InvalidIdentity", "Principal"]

@@ -1,0 +1,166 @@
+"""Dead letters: events that could not be handled, and those parked behind them.
+
+A key is parked while it has a row here. Every step that adds to a key or takes from it holds the key's
+advisory lock in its transaction, so that a redrive which has just taken the last row and a consumer that
+is about to park one more behind it never miss each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from shared.db import Database, Session
+from shared.events.bus import Received
+from shared.events.envelope import CloudEvent, InvalidEvent
+from shared.events.wakeups import wake
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended($1 || '|' || k, 0)) FROM unnest($2::text[]) AS k"
+_PARKED = "SELECT DISTINCT key FROM dead_letters WHERE consumer = $1 AND key = ANY ($2::text[])"
+_INSERT = """
+INSERT INTO dead_letters (consumer, key, organization_id, event_id, event_type, topic, partition, position,
+                          reason, error, attempts, trace_id, body)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""
+_LIST = """
+SELECT id, consumer, key, event_type, reason, error, attempts, trace_id, topic, partition, position, body, created_at
+FROM dead_letters WHERE ($1::text IS NULL OR consumer = $1) AND ($2::text IS NULL OR key = $2) AND id > $3
+ORDER BY id LIMIT $4
+"""
+_REQUEST = """
+UPDATE dead_letters SET requested_at = now()
+WHERE consumer = $1 AND ($2::text IS NULL OR key = $2)
+  AND ($3::bigint IS NULL OR key = (SELECT key FROM dead_letters WHERE consumer = $1 AND id = $3))
+RETURNING key
+"""
+_REQUESTED = "SELECT DISTINCT key FROM dead_letters WHERE consumer = $1 AND requested_at IS NOT NULL ORDER BY key"
+_FIRST = "SELECT * FROM dead_letters WHERE consumer = $1 AND key = $2 ORDER BY id LIMIT 1"
+_FAILED_AGAIN = """
+UPDATE dead_letters SET error = $2, attempts = attempts + 1, reason = CASE reason WHEN 'parked' THEN 'failed' ELSE reason END
+WHERE id = $1
+"""
+_UNREQUEST = "UPDATE dead_letters SET requested_at = NULL WHERE consumer = $1 AND key = $2"
+_DISCARD = "DELETE FROM dead_letters WHERE consumer = $1 AND id = $2"
+_COUNT = "SELECT count(*), count(DISTINCT key) FROM dead_letters WHERE consumer = $1"
+Reason = Literal["failed", "invalid", "parked"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One row, for people. ``body`` is the structured event, or the raw bytes that could not be read."""
+
+    id: int
+    consumer: str
+    key: str
+    event_type: str | None
+    reason: Reason
+    error: str | None
+    attempts: int
+    trace_id: str | None
+    topic: str
+    partition: int
+    position: int
+    body: bytes
+    created_at: datetime
+
+
+def redrive_signal(consumer: str) -> str:
+    """The name of the hint that a redrive was asked for."""
+    return f"redrive:{consumer}"
+
+
+async def lock_keys(session: Session, consumer: str, keys: Iterable[str]) -> set[str]:
+    """Lock keys until the end of the transaction; those of them that are parked."""
+    ordered = sorted(keys)
+    await session.connection.execute(_LOCK, consumer, ordered)
+    return {row["key"] for row in await session.connection.fetch(_PARKED, consumer, ordered)}
+
+
+async def insert(
+    session: Session, consumer: str, received: Received, reason: Reason, *, error: str | None = None, attempts: int = 0
+) -> None:
+    """Add one event to the dead letters; its key's lock is held."""
+    event = received.event
+    await session.connection.execute(
+        _INSERT,
+        consumer,
+        received.key,
+        received.organization_id,
+        event.id if event else None,
+        event.type if event else None,
+        received.topic,
+        received.partition,
+        received.position,
+        reason,
+        error,
+        attempts,
+        event.trace_id if event else None,
+        event.to_json() if event else received.body,
+    )
+
+
+async def first_of(session: Session, consumer: str, key: str) -> tuple[int, Received] | None:
+    """The oldest dead letter of a key (with its id), the key locked; None when there is none."""
+    await session.connection.execute(_LOCK, consumer, [key])
+    row: Any = await session.connection.fetchrow(_FIRST, consumer, key)
+    if row is None:
+        return None
+    place = (row["topic"], row["partition"], row["position"], row["key"])
+    try:
+        return row["id"], Received(*place, CloudEvent.from_json(row["body"]))
+    except InvalidEvent as error:
+        return row["id"], Received(*place, None, row["body"], str(error))
+
+
+async def dead(
+    database: Database, consumer: str | None = None, *, key: str | None = None, after: int = 0, limit: int = 100
+) -> list[DeadLetter]:
+    """The dead letters of a service, oldest first; a page begins after id ``after``."""
+    rows: Sequence[Any] = await database.pool.fetch(_LIST, consumer, key, after, limit)
+    return [DeadLetter(**dict(row)) for row in rows]
+
+
+async def count(database: Database, consumer: str) -> int:
+    """How many events of a consumer wait here."""
+    return (await counts(database, consumer))[0]
+
+
+async def counts(database: Database, consumer: str) -> tuple[int, int]:
+    """How many events of a consumer wait here, and how many keys they park."""
+    row: Any = await database.pool.fetchrow(_COUNT, consumer)
+    return row[0], row[1]
+
+
+async def redrive(database: Database, consumer: str, *, key: str | None = None, id: int | None = None) -> int:  # noqa: A002
+    """Ask the running consumer to handle dead letters again: all, one key's, or the key that ``id`` is of.
+
+    Returns how many events will be tried. Each key goes in order and stops at its first failure.
+    """
+    rows = await database.pool.fetch(_REQUEST, consumer, key, id)
+    if rows:
+        wake(redrive_signal(consumer))
+    return len(rows)
+
+
+async def discard(database: Database, consumer: str, id: int) -> bool:  # noqa: A002
+    """Drop one dead letter for good; False when there is none. What is parked behind it can be redriven."""
+    return await database.pool.execute(_DISCARD, consumer, id) == "DELETE 1"
+
+
+async def requested_keys(database: Database, consumer: str) -> list[str]:
+    """The keys somebody asked to redrive."""
+    return [row["key"] for row in await database.pool.fetch(_REQUESTED, consumer)]
+
+
+async def handled_again(session: Session, consumer: str, id: int) -> None:  # noqa: A002
+    """A dead letter had its effect in this transaction."""
+    await session.connection.execute(_DISCARD, consumer, id)
+
+
+async def failed_again(database: Database, consumer: str, key: str, id: int, error: str) -> None:  # noqa: A002
+    """A redrive stopped at this dead letter; the key waits for the next request."""
+    async with database.transaction() as session:
+        await session.connection.execute(_FAILED_AGAIN, id, error)
+        await session.connection.execute(_UNREQUEST, consumer, key)

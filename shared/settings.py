@@ -1,0 +1,83 @@
+"""Settings, read once from the environment; ``.env.example`` lists every variable (a test compares)."""
+
+import hashlib
+import hmac
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEVELOPMENT_SECRET = "development-only-secret-that-production-refuses"  # noqa: S105 (refused below)
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured, with defaults that are safe on a laptop."""
+
+    model_config = SettingsConfigDict(env_prefix="GUARDIAN_", frozen=True, populate_by_name=True, extra="ignore")
+
+    environment: Literal["development", "test", "production"] = Field(
+        "development", description="production refuses default secrets and turns the demo off"
+    )
+    home: Path = Field(Path(".guardian"), description="folder that holds all local state")
+    host: str = Field("127.0.0.1", description="address the gateway listens on")
+    port: int = Field(8080, ge=1, le=65535, description="port the gateway listens on")
+    public_url: str | None = Field(None, description="base URL people reach the gateway at; used in mails")
+    secret_key: SecretStr = Field(
+        SecretStr(DEVELOPMENT_SECRET), description="root secret (>= 32 characters); other keys derive from it"
+    )
+    database_url: SecretStr | None = Field(
+        None, validation_alias="DATABASE_URL", description="PostgreSQL, as owner; embedded when unset"
+    )
+    database_pool_size: int = Field(4, ge=1, le=64, description="connections per service and process")
+    database_statement_timeout_ms: int = Field(8000, ge=100, description="a statement is cancelled after this")
+    kafka_bootstrap_servers: str | None = Field(
+        None, validation_alias="KAFKA_BOOTSTRAP_SERVERS", description="switches the event bus to Kafka"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
+    trace_sample_ratio: float = Field(0.05, ge=0, le=1, description="share of requests whose spans are kept")
+    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector; no spans are exported when unset")
+    max_body_bytes: int = Field(1_048_576, ge=1024, description="largest request body")
+    request_timeout_seconds: float = Field(10.0, gt=0, description="deadline of a request at the gateway")
+    header_timeout_seconds: float = Field(10.0, gt=0, description="a request's headers must arrive within this")
+    body_timeout_seconds: float = Field(
+        20.0, gt=0, description="a request's body must arrive within this, plus a second per 4 KiB"
+    )
+    idle_timeout_seconds: float = Field(
+        5.0, gt=0, description="a kept connection without a request is closed after this"
+    )
+    connections_per_address: int = Field(256, ge=1, description="open connections one client address may hold")
+    metrics_public: bool = Field(False, description="answer /metrics to everybody, not only this machine and proxies")
+    trusted_proxies: list[str] = Field([], description="addresses whose Forwarded headers are believed")
+    cors_origins: list[str] = Field([], description="origins that may call the API from a browser")
+    smtp_url: SecretStr | None = Field(
+        None, description="smtp://user:password@host:port; unset: mails go to a mailbox under the home"
+    )
+    mail_from: str = Field("Guardian <no-reply@localhost>", description="sender of the platform's mails")
+    demo: bool = Field(True, description="make the demo organisations on the first start (development only)")
+    demo_history: bool = Field(True, description="load a year of CRM history into the first of them")
+
+    @model_validator(mode="after")
+    def _refuse_default_secrets(self) -> Self:
+        secret = self.secret_key.get_secret_value()
+        if self.environment == "production" and (secret == DEVELOPMENT_SECRET or len(secret) < 32):
+            raise ValueError(
+                "GUARDIAN_SECRET_KEY must be set to at least 32 characters of your own in production; "
+                "make one with: openssl rand -base64 48"
+            )
+        return self
+
+    def derive_key(self, purpose: str) -> bytes:
+        """A 32-byte key for one purpose (HKDF-Expand of RFC 5869 with one block)."""
+        secret = self.secret_key.get_secret_value().encode()
+        return hmac.new(secret, purpose.encode() + b"\x01", hashlib.sha256).digest()
+
+    def service_password(self, role: str) -> str:
+        """The database password of a service's role, derived so that no second secret is kept."""
+        return self.derive_key(f"database-role:{role}").hex()
+
+    @property
+    def base_url(self) -> str:
+        """Where people reach the gateway, without a trailing slash."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")

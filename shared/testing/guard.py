@@ -1,0 +1,88 @@
+"""Owns the test run's PostgreSQL: ``python -m shared.testing.guard <folder> <pid of pytest>``.
+
+A process of its own, so that the server ends with the run however the run ends: it waits for pytest to
+be gone (or for SIGTERM), stops the server and removes the folder. When the guard itself is killed, the
+kernel stops the server, and the next run removes what stayed.
+"""
+
+import secrets
+import shutil
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from shared.postgres import PostgresError, account_for, binary, free_port, initialize, launch, stop_postmaster
+from shared.postgres.server import SUPERUSER, wait_until_ready
+
+READY = "ready"
+FAILED = "failed"
+
+# Nothing of a test run survives it, so nothing is worth waiting for a disk. Benches and fault tests
+# use a server of their own that keeps its promises.
+_SETTINGS: dict[str, str | int] = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": 0,
+    "max_wal_size": "512MB",
+    "autovacuum": "off",
+    "jit": "off",
+    "shared_buffers": "128MB",
+    "max_connections": 300,
+    "max_locks_per_transaction": 256,
+    "timezone": "UTC",
+    "file_copy_method": "copy",
+}
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _publish(folder: Path, name: str, text: str) -> None:
+    # Renamed into place: whoever sees the file sees all of it.
+    partial = folder / f"{name}.partial"
+    partial.write_text(text)
+    partial.rename(folder / name)
+
+
+def main() -> None:
+    """Start the server in ``folder``, write its administrator's DSN to ``folder/ready``, watch pytest."""
+    folder, pytest_pid = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    log = folder / "postgres.log"
+    home = folder / "pg"
+    home.mkdir()
+    server = None
+    try:
+        account, reasons = account_for(home, binary("postgres"))
+        if account is None:
+            raise PostgresError(f"no account can run the test server: {'; '.join(reasons)}")
+        password, port = secrets.token_hex(16), free_port()
+        initialize(home / "data", account, password=password, sync=False)
+        settings = {**_SETTINGS, "port": port, "unix_socket_directories": ""}
+        server = launch(home / "data", account, settings, log=log, die_with_parent=True)
+        wait_until_ready(home / "data", server, timeout=30)
+        _publish(folder, READY, f"postgresql://{SUPERUSER}:{password}@127.0.0.1:{port}/postgres")
+        psutil.Process(pytest_pid).wait()
+    except psutil.NoSuchProcess:
+        return
+    except (PostgresError, OSError) as error:
+        said = log.read_text(errors="replace") if log.exists() else ""
+        _publish(folder, FAILED, "\n".join((str(error), getattr(error, "log", ""), said)))
+        psutil.Process(pytest_pid).wait()  # the reason stays readable for as long as the run lasts
+    finally:
+        if server is not None:
+            stop_postmaster(server.pid, mode="immediate", timeout=10)
+            server.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

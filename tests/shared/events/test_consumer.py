@@ -1,0 +1,368 @@
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from shared import clock
+from shared.db import Database, Session
+from shared.events import Circuit, CloudEvent, Consumer, InvalidEvent, Received, Retry, Tuning
+from shared.events.consumer import Handler
+from shared.events.deadletters import count as dead_count
+from shared.events.deadletters import dead, discard, redrive
+from shared.events.failures import CircuitOpen
+from shared.events.memory import MemoryBus
+from shared.ids import new_id
+from tests.shared.events.support import TOPIC, count, effects, make_event, record, until
+
+ProcessFactory = Callable[..., Awaitable[Database]]
+GROUP = "beta.test"
+
+
+def consumer_of(database: Database, handlers: Any, **options: Any) -> Consumer:
+    options.setdefault("tuning", Tuning(first_delay=0.001, longest_delay=0.002))
+    return Consumer(database, options.pop("bus", MemoryBus()), GROUP, [TOPIC], handlers, **options)
+
+
+def received(events: Sequence[CloudEvent]) -> list[Received]:
+    return [Received(TOPIC, 0, n, each.partitionkey, each) for n, each in enumerate(events)]
+
+
+def failing(when: Callable[[CloudEvent], bool], error: Exception) -> Handler:
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        await record(session, events)
+        if any(when(each) for each in events):
+            raise error
+
+    return handler
+
+
+async def test_a_run_is_one_transaction_in_one_organisation(process: ProcessFactory) -> None:
+    database, runs = await process("beta"), []
+
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        setting = await session.connection.fetchval("SELECT current_setting('app.organization_id')")
+        assert {str(each.organization_id) for each in events} == {setting} == {str(session.organization_id)}
+        runs.append([each.sequence for each in events])
+        await record(session, events)
+
+    organizations = [new_id(), new_id()]
+    batch = received([make_event(n, organization=organizations[n % 2]) for n in range(30)])
+    await consumer_of(database, handler, tuning=Tuning(run_size=10)).process(batch)
+    assert sorted(len(run) for run in runs) == [5, 5, 10, 10]
+    assert await count(database) == 30
+    assert await count(database, "inbox") == 30
+
+
+async def test_a_repeated_event_has_its_effect_once(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, record)
+    event = make_event(1)
+    await consumer.process(received([event, event, event]))
+    await consumer.process(received([event]))
+    assert await count(database) == 1
+
+
+async def test_two_members_with_the_same_events_do_them_once_and_in_order(process: ProcessFactory) -> None:
+    one, two = await process("beta"), await process("beta")
+    organization, entities = new_id(), [new_id() for _ in range(3)]
+    batch = received([make_event(n, organization=organization, entity=e) for n in range(40) for e in entities])
+    tuning = Tuning(run_size=7, first_delay=0.001, longest_delay=0.01)
+    await asyncio.gather(
+        consumer_of(one, record, tuning=tuning).process(batch), consumer_of(two, record, tuning=tuning).process(batch)
+    )
+    assert await effects(one) == {f"{organization}/{e}": list(range(40)) for e in entities}
+
+
+async def test_types_without_a_handler_are_passed_over(process: ProcessFactory) -> None:
+    others: list[CloudEvent] = []
+    database = await process("beta")
+
+    async def other(session: Session, events: Sequence[CloudEvent]) -> None:
+        others.extend(events)
+
+    organization = new_id()
+    batch = received([make_event(n, organization=organization, type=f"thing.t{n % 3}") for n in range(9)])
+    await consumer_of(database, {"thing.t0": record, "thing.t1": other}).process(batch)
+    assert (await count(database), len(others), await count(database, "inbox")) == (3, 3, 6)
+
+
+async def test_handlers_by_type_are_called_in_the_order_of_events(process: ProcessFactory) -> None:
+    database, calls = await process("beta"), []
+
+    def named(name: str) -> Handler:
+        async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+            calls.append((name, [each.sequence for each in events]))
+
+        return handler
+
+    organization, types = new_id(), ["thing.a", "thing.a", "thing.b", "thing.c", "thing.a"]
+    batch = received([make_event(n, organization=organization, type=t) for n, t in enumerate(types)])
+    await consumer_of(database, {"thing.a": named("a"), "*": named("rest")}).process(batch)
+    assert calls == [("a", [0, 1]), ("rest", [2, 3]), ("a", [4])]
+
+
+async def test_only_the_guilty_event_of_a_run_is_put_aside(process: ProcessFactory) -> None:
+    database, organization = await process("beta"), new_id()
+    batch = received([make_event(n, organization=organization) for n in range(20)])
+    consumer = consumer_of(database, failing(lambda e: e.sequence == 11, ValueError("bad")))
+    await consumer.process(batch)
+    assert await count(database) == 19
+    (letter,) = await dead(database, GROUP)
+    assert (letter.reason, letter.attempts, letter.position) == ("failed", 1, 11)
+    assert "bad" in (letter.error or "")
+    assert CloudEvent.from_json(letter.body) == batch[11].event
+    assert await dead_count(database, GROUP) == 1
+
+
+async def test_what_may_pass_is_tried_again_in_place(process: ProcessFactory) -> None:
+    database, attempts = await process("beta"), 0
+
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        nonlocal attempts
+        attempts += 1
+        await record(session, events)
+        if attempts < 4:
+            raise Retry("not yet")
+
+    await consumer_of(database, handler).process(received([make_event(1)]))
+    assert (attempts, await count(database), await count(database, "dead_letters")) == (4, 1, 0)
+
+
+async def test_patience_ends(process: ProcessFactory) -> None:
+    database = await process("beta")
+    await consumer_of(database, failing(lambda e: True, Retry("never"))).process(received([make_event(1)]))
+    (letter,) = await dead(database, GROUP)
+    assert (letter.reason, letter.attempts) == ("failed", 5)
+
+
+async def test_an_event_its_handler_cannot_read_is_invalid_at_once(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, failing(lambda e: True, InvalidEvent("version 9 is not known")))
+    await consumer.process(received([make_event(1)]))
+    (letter,) = await dead(database, GROUP)
+    assert (letter.reason, letter.attempts) == ("invalid", 1)
+
+
+async def test_an_outage_is_raised_and_nothing_is_put_aside(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, failing(lambda e: True, asyncpg.ConnectionDoesNotExistError("gone")))
+    for size in (1, 3):
+        with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+            await consumer.process(received([make_event(n, organization=new_id()) for n in range(size)]))
+    assert await count(database, "dead_letters") == 0
+    assert await count(database, "inbox") == 0
+
+
+async def test_an_outage_is_waited_out(process: ProcessFactory) -> None:
+    database, away = await process("beta"), True
+
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        if away:
+            raise ConnectionResetError
+        await record(session, events)
+
+    bus = MemoryBus()
+    consumer = consumer_of(database, handler, bus=bus)
+    task = asyncio.create_task(consumer.run())
+    await bus.append(TOPIC, [make_event(1)])
+    await until(lambda: consumer.state == "waiting")
+    assert "ConnectionReset" in (consumer.last_error or "")
+    away = False
+
+    async def done() -> bool:
+        return await count(database) == 1 and await bus.lag(GROUP) == {}
+
+    await until(done)
+    consumer.stop()
+    await asyncio.wait_for(task, 5)
+    assert consumer.state == "stopped"
+
+
+async def test_the_circuit_stops_before_everything_is_a_dead_letter(process: ProcessFactory) -> None:
+    database, broken = await process("beta"), True
+
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        if broken:
+            raise ValueError("all of them")
+        await record(session, events)
+
+    bus = MemoryBus()
+    await bus.append(TOPIC, [make_event(n) for n in range(100)])
+    consumer = consumer_of(database, handler, bus=bus, circuit=Circuit(failures=5, pause=0.05, longest_pause=0.05))
+    task = asyncio.create_task(consumer.run())
+    await until(lambda: consumer.state == "circuit_open")
+    assert await count(database, "dead_letters") <= 10
+    broken = False
+
+    async def done() -> bool:
+        return await bus.lag(GROUP) == {}
+
+    await until(done)
+    dead_ones = await count(database, "dead_letters")
+    assert dead_ones < 50
+    assert await count(database) == 100 - dead_ones
+    assert consumer.circuit.state == "closed"
+    consumer.stop()
+    await asyncio.wait_for(task, 5)
+
+
+async def test_the_circuit_raises_out_of_process(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, failing(lambda e: True, ValueError("x")), circuit=Circuit(failures=2))
+    with pytest.raises(CircuitOpen):
+        await consumer.process(received([make_event(n) for n in range(10)]))
+    assert 1 <= await count(database, "dead_letters") <= 2  # two lanes: the other one may have been at it already
+
+
+async def test_the_span_encloses_the_handler(process: ProcessFactory) -> None:
+    database, log = await process("beta"), []
+
+    @contextmanager
+    def span(name: str, events: Sequence[CloudEvent]) -> Any:
+        log.append(("open", name, len(events)))
+        yield
+        log.append(("close", name, len(events)))
+
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        log.append(("handler", "", len(events)))
+
+    organization = new_id()
+    batch = received([make_event(n, organization=organization) for n in range(3)])
+    await consumer_of(database, handler, span=span).process(batch)
+    assert log == [("open", GROUP, 3), ("handler", "", 3), ("close", GROUP, 3)]
+
+
+class Poison:
+    """A handler that fails for chosen sequences of every entity until cured."""
+
+    def __init__(self, *sequences: int) -> None:
+        self.sequences = set(sequences)
+
+    async def __call__(self, session: Session, events: Sequence[CloudEvent]) -> None:
+        await record(session, events)
+        if any(each.sequence in self.sequences for each in events):
+            raise ValueError("poison")
+
+
+async def parked(process: ProcessFactory, poison: Poison) -> tuple[Database, Consumer, UUID, UUID]:
+    database, organization, entity = await process("beta"), new_id(), new_id()
+    consumer = consumer_of(database, poison)
+    await consumer.process(received([make_event(n, organization=organization, entity=entity) for n in range(6)]))
+    return database, consumer, organization, entity
+
+
+async def test_a_redrive_stops_where_it_fails_again(process: ProcessFactory) -> None:
+    poison = Poison(1, 3)
+    database, consumer, organization, entity = await parked(process, poison)
+    key = f"{organization}/{entity}"
+    assert [e.reason for e in await dead(database, GROUP)] == ["failed", "parked", "parked", "parked", "parked"]
+    poison.sequences.remove(1)
+    assert await redrive(database, GROUP, key=key) == 5
+    assert await consumer.redrive_requested() == 2
+    assert await effects(database) == {key: [0, 1, 2]}
+    letters = await dead(database, GROUP)
+    assert [e.reason for e in letters] == ["failed", "parked", "parked"]
+    assert letters[0].attempts == 1
+    assert await consumer.redrive_requested() == 0  # the request is used up
+    poison.sequences.clear()
+    assert await redrive(database, GROUP, id=letters[1].id) == 3
+    assert await consumer.redrive_requested() == 3
+    assert await effects(database) == {key: [0, 1, 2, 3, 4, 5]}
+
+
+async def test_a_discarded_event_frees_those_behind_it(process: ProcessFactory) -> None:
+    database, consumer, organization, entity = await parked(process, Poison(2))
+    (first, *_rest) = await dead(database, GROUP)
+    assert await discard(database, GROUP, first.id)
+    assert not await discard(database, GROUP, first.id)
+    assert await redrive(database, GROUP) == 3
+    assert await consumer.redrive_requested() == 3
+    assert await effects(database) == {f"{organization}/{entity}": [0, 1, 3, 4, 5]}
+
+
+async def test_an_event_that_cannot_be_read_stays_dead(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, record)
+    key = f"{new_id()}/{new_id()}"
+    await consumer.process([Received(TOPIC, 1, 0, key, None, b"{bad", "not JSON")])
+    await redrive(database, GROUP)
+    assert await consumer.redrive_requested() == 0
+    (letter,) = await dead(database, GROUP)
+    assert (letter.reason, letter.body, letter.attempts) == ("invalid", b"{bad", 2)
+
+
+async def test_a_redrive_and_new_events_of_the_key_keep_their_order(process: ProcessFactory) -> None:
+    poison = Poison(0)
+    database, consumer, organization, entity = await parked(process, poison)
+    poison.sequences.clear()
+    later = [make_event(n, organization=organization, entity=entity) for n in range(6, 60)]
+
+    async def new_events() -> None:
+        for each in later:
+            await consumer.process(received([each]))
+
+    await redrive(database, GROUP)
+    await asyncio.gather(new_events(), consumer.redrive_requested())
+    await redrive(database, GROUP)
+    await consumer.redrive_requested()
+    assert await effects(database) == {f"{organization}/{entity}": list(range(60))}
+    assert await count(database, "dead_letters") == 0
+
+
+async def test_a_member_that_was_replaced_parks_in_order(process: ProcessFactory) -> None:
+    """The paused member and its heir handle the same poisoned run at the same time."""
+    one, two = await process("beta"), await process("beta")
+    organization, entity = new_id(), new_id()
+    batch = received([make_event(n, organization=organization, entity=entity) for n in range(12)])
+    poison = Poison(4)
+    await asyncio.gather(consumer_of(one, poison).process(batch), consumer_of(two, poison).process(batch))
+    key = f"{organization}/{entity}"
+    assert await effects(one) == {key: [0, 1, 2, 3]}
+    letters = await dead(one, GROUP)
+    assert [CloudEvent.from_json(e.body).sequence for e in letters] == list(range(4, 12))
+
+
+async def test_old_inbox_rows_are_pruned(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, record)
+    await consumer.process(received([make_event(n) for n in range(3)]))
+    await consumer.prune(clock.now() - timedelta(hours=1))
+    assert await count(database, "inbox") == 3
+    await consumer.prune(clock.now() + timedelta(hours=1))
+    assert await count(database, "inbox") == 0
+
+
+async def test_whatever_fails_every_key_ends_complete_and_in_order(process: ProcessFactory) -> None:
+    """Seeded plans: some events poisoned, batches repeated from earlier points, then cured and redriven."""
+    database = await process("beta")
+    for seed in range(8):
+        chance = random.Random(seed)
+        organizations, entities = [new_id() for _ in range(3)], [new_id() for _ in range(3)]
+        sequences: dict[tuple[UUID, UUID], int] = {}
+        plan = []
+        for _ in range(60):
+            place = chance.choice(organizations), chance.choice(entities)
+            sequences[place] = sequences.get(place, -1) + 1
+            plan.append(make_event(sequences[place], organization=place[0], entity=place[1]))
+        guilty = {each.id for each in chance.sample(plan, 5)}
+        consumer = consumer_of(
+            database, failing(lambda e, guilty=guilty: e.id in guilty, ValueError("poison")),  # type: ignore[misc]
+            tuning=Tuning(run_size=chance.randint(1, 20)), circuit=Circuit(failures=1000),
+        )  # fmt: skip
+        position = 0
+        while position < len(plan):
+            first, position = max(0, position - chance.randint(0, 10)), position + chance.randint(1, 25)
+            await consumer.process(received(plan[first:position]))
+        guilty.clear()
+        await redrive(database, GROUP)
+        await consumer.redrive_requested()
+        happened = await effects(database)
+        for (organization, entity), last in sequences.items():
+            assert happened[f"{organization}/{entity}"] == list(range(last + 1))
+    assert await count(database, "dead_letters") == 0

@@ -1,0 +1,7 @@
+"""The only public door of the platform.
+
+One fused ASGI pipeline: edge guard, route, authenticate, verify signature, take a quota, trace, forward,
+headers. It owns no data: credentials are resolved by calling two functions of the identity service's
+schema as ``svc_gateway``, a role that may do nothing else, and are kept in memory. It publishes and
+consumes no events; it hears of changed credentials on the channel ``guardian_credentials``.
+"""

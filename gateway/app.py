@@ -1,0 +1,136 @@
+"""Composition root of the gateway: a pure ASGI application that starts the services it hosts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from gateway.addresses import parse_networks
+from gateway.authenticate import Authenticator
+from gateway.credentials import Credentials
+from gateway.last_used import LastUsed
+from gateway.listener import CredentialListener
+from gateway.metrics import GatewayMetrics
+from gateway.pages import Probes, build_pages
+from gateway.pipeline import Pipeline
+from gateway.routing import Operation, Route, RoutingTable
+from gateway.stages import QuotaGate, SignatureVerifier
+from gateway.trace import Tracing
+from shared.db import Database
+from shared.http.hosting import hosting
+from shared.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """The gateway as an ASGI application. Its lifespan enters those of the services it hosts."""
+
+    def __init__(self, pipeline: Pipeline, database: Database, parts: _Parts) -> None:
+        self._pipeline = pipeline
+        self._database = database
+        self._parts = parts
+        self._stack: AsyncExitStack | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            await self._pipeline(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003, "reason": "not supported"})
+
+    def drain(self) -> None:
+        """Answer ``/readyz`` with 503 from now on, so that no new traffic is sent here."""
+        self._parts.probes.draining = True
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Everything started: hosted services, database, listener, write-behind."""
+        parts = self._parts
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(hosting(self._pipeline.upstreams.values()))
+            await self._database.open()
+            stack.push_async_callback(self._database.close)
+            stack.callback(parts.tracing.close)
+            parts.last_used.start()
+            stack.push_async_callback(parts.last_used.stop)
+            parts.listener.start()
+            stack.push_async_callback(parts.listener.stop)
+            parts.probes.started = True
+            try:
+                yield
+            finally:
+                self.drain()
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:
+        await receive()
+        stack = AsyncExitStack()
+        try:
+            await stack.enter_async_context(self.running())
+        except Exception as error:
+            logger.exception("the gateway cannot start")
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await stack.aclose()
+        except Exception as error:
+            logger.exception("the gateway did not stop cleanly")
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+class _Parts:
+    """What has a life of its own inside a gateway."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self.credentials = Credentials(database)
+        self.listener = CredentialListener(database, self.credentials.heard, self.credentials.listening)
+        self.last_used = LastUsed(database)
+        self.authenticator = Authenticator(settings, self.credentials, self.last_used)
+        self.tracing = Tracing(settings)
+        self.metrics = GatewayMetrics()
+        self.probes = Probes(settings, self.metrics, parse_networks(settings.trusted_proxies))
+        self.probes.listening = lambda: self.listener.connected
+
+
+def create_gateway(
+    settings: Settings,
+    upstreams: Mapping[str, Any],
+    routes: Sequence[Route],
+    *,
+    openapi: Mapping[str, Any] | None = None,
+    sign_in: Operation | None = None,
+    signatures: SignatureVerifier | None = None,
+    quotas: QuotaGate | None = None,
+) -> Gateway:
+    """The gateway in front of ``upstreams``: ASGI applications by service name.
+
+    A service in this process is passed as ``Hosted(app)``. ``openapi`` is the merged document (default:
+    the committed ``openapi/openapi.yaml``), ``sign_in`` the operation the welcome page explains.
+    """
+    table = RoutingTable(routes)
+    database = Database.for_service(settings, "gateway")
+    parts = _Parts(settings, database)
+    pipeline = Pipeline(
+        settings,
+        upstreams=upstreams,
+        table=table,
+        authenticator=parts.authenticator,
+        pages=build_pages(settings, table, parts.probes, openapi=openapi, sign_in=sign_in),
+        tracing=parts.tracing,
+        metrics=parts.metrics,
+        signatures=signatures,
+        quotas=quotas,
+    )
+    watch = parts.metrics.watch
+    watch("guardian_gateway_in_flight", "Requests being answered", lambda: pipeline.in_flight)
+    watch("guardian_gateway_key_lookups", "Keys asked of the database", lambda: parts.credentials.keys.lookups)
+    watch("guardian_gateway_listening", "1 while changed credentials are heard of", lambda: parts.listener.connected)
+    return Gateway(pipeline, database, parts)

@@ -1,0 +1,234 @@
+"""Credentials in memory: what the database said about keys and sessions, and for how long that is believed.
+
+A lookup happens once however many requests wait for it. An entry is forgotten the moment the database
+notifies a change; while the listener is lost, entries live one second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from shared.auth import ActorType
+from shared.db import Database
+from shared.errors import ServiceUnavailable
+from shared.ids import NIL
+
+logger = logging.getLogger(__name__)
+
+LIFE_LISTENING = 300.0
+LIFE_DEAF = 1.0
+LIFE_UNKNOWN = 5.0
+_CAPACITY = 20_000
+_LOOKUPS_AT_ONCE = 64
+_LOOKUP_SECONDS = 2.0
+
+KEY_SQL = (
+    "SELECT public_id, secret_sha256, organization_id, actor_id, actor_type, scopes, expires_at, disabled, "
+    "on_behalf_of FROM identity.resolve_api_key($1)"
+)
+SESSION_SQL = (
+    "SELECT token_sha256, organization_id, actor_id, scopes, expires_at, authenticated_at "
+    "FROM identity.resolve_session($1)"
+)
+
+
+@dataclass(slots=True)
+class Credential:
+    """What a key or session stands for. Times are unix seconds, ``fetched_at`` is monotonic."""
+
+    sha256: bytes
+    organization_id: UUID
+    actor_type: ActorType
+    actor_id: str
+    scopes: frozenset[str]
+    expires_at: float
+    fetched_at: float
+    disabled: bool = False
+    on_behalf_of: str | None = None
+    session_id: str | None = None
+    authenticated_at: int = 0
+
+
+Fetch = Callable[[bytes], Awaitable[Credential | None]]
+
+
+class Cache:
+    """Bounded memory of one kind of credential, by public id or token hash."""
+
+    def __init__(self, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._known: dict[bytes, Credential] = {}
+        self._unknown: dict[bytes, float] = {}
+        self._pending: dict[bytes, asyncio.Task[Credential | None]] = {}
+        self.life = LIFE_DEAF
+        self.lookups = 0
+
+    def peek(self, key: bytes) -> Credential | None:
+        """The entry, when there is one that may still be believed."""
+        entry = self._known.get(key)
+        if entry is not None and self._clock() - entry.fetched_at <= self.life:
+            return entry
+        return None
+
+    async def resolve(self, key: bytes) -> Credential | None:
+        """The credential, None when there is none; raises ``ServiceUnavailable``."""
+        entry = self.peek(key)
+        if entry is not None:
+            return entry
+        refused_at = self._unknown.get(key)
+        if refused_at is not None and self._clock() - refused_at <= min(LIFE_UNKNOWN, self.life):
+            return None
+        task = self._pending.get(key)
+        if task is None:
+            if len(self._pending) >= _LOOKUPS_AT_ONCE:
+                raise ServiceUnavailable("Too many new credentials at once; try again shortly.", retry_after=1)
+            task = self._pending[key] = asyncio.create_task(self._look_up(key))
+            task.add_done_callback(_retrieve)
+        # Shielded: the one who asked first may leave while others wait for the same answer.
+        return await asyncio.shield(task)
+
+    async def _look_up(self, key: bytes) -> Credential | None:
+        this = asyncio.current_task()
+        self.lookups += 1
+        asked_at = self._clock()
+        try:
+            found = await self._fetch(key)
+            if self._pending.get(key) is this:  # not overtaken by an invalidation
+                self._remember(key, found, asked_at)
+            return found
+        finally:
+            if self._pending.get(key) is this:
+                del self._pending[key]
+
+    def _remember(self, key: bytes, found: Credential | None, asked_at: float) -> None:
+        if found is None:
+            self._known.pop(key, None)
+            _make_room(self._unknown)
+            self._unknown[key] = asked_at
+        else:
+            found.fetched_at = asked_at
+            self._unknown.pop(key, None)
+            self._known.pop(key, None)
+            _make_room(self._known)
+            self._known[key] = found
+
+    def forget(self, key: bytes) -> None:
+        """Believe nothing about ``key`` any more, nor what is just being looked up."""
+        self._known.pop(key, None)
+        self._unknown.pop(key, None)
+        self._pending.pop(key, None)
+
+    def forget_where(self, condition: Callable[[Credential], bool]) -> None:
+        """Forget the entries that meet ``condition``; lookups under way may be about one of them."""
+        for key in [key for key, entry in self._known.items() if condition(entry)]:
+            del self._known[key]
+        self._pending.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+        self._unknown.clear()
+        self._pending.clear()
+
+
+class Credentials:
+    """The keys and sessions of every organisation, as far as they were asked for."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.keys = Cache(self._fetch_key)
+        self.sessions = Cache(self._fetch_session)
+
+    def heard(self, payload: str) -> None:
+        """Act on a notification: ``key:…``, ``session:…``, ``user:…``, ``organization:…``, or everything."""
+        kind, _, value = payload.partition(":")
+        if kind == "key":
+            self.keys.forget(value.encode())
+        elif kind == "session" and len(value) == 64:
+            self.sessions.forget(bytes.fromhex(value))
+        elif kind == "user":
+            self._forget_where(lambda entry: value in (entry.actor_id, entry.on_behalf_of))
+        elif kind == "organization":
+            self._forget_where(lambda entry: str(entry.organization_id) == value)
+        else:
+            self._clear()
+
+    def listening(self, state: bool) -> None:
+        """The listener was found (what it missed is unknown, so all is forgotten) or lost."""
+        if state:
+            self._clear()
+        self.keys.life = self.sessions.life = LIFE_LISTENING if state else LIFE_DEAF
+
+    def _forget_where(self, condition: Callable[[Credential], bool]) -> None:
+        self.keys.forget_where(condition)
+        self.sessions.forget_where(condition)
+
+    def _clear(self) -> None:
+        self.keys.clear()
+        self.sessions.clear()
+
+    async def _fetch_key(self, public_id: bytes) -> Credential | None:
+        row = await self._ask(KEY_SQL, public_id.decode("ascii"))
+        if row is None:
+            return None
+        behalf = row["on_behalf_of"]
+        return Credential(
+            sha256=row["secret_sha256"],
+            organization_id=_plain(row["organization_id"]),
+            actor_type="api_key",
+            actor_id=row["actor_id"],
+            scopes=frozenset(row["scopes"]),
+            expires_at=row["expires_at"].timestamp() if row["expires_at"] else float("inf"),
+            fetched_at=0.0,
+            disabled=row["disabled"],
+            on_behalf_of=str(behalf) if behalf else None,
+        )
+
+    async def _fetch_session(self, token_sha256: bytes) -> Credential | None:
+        row = await self._ask(SESSION_SQL, token_sha256)
+        if row is None:
+            return None
+        return Credential(
+            sha256=row["token_sha256"],
+            organization_id=_plain(row["organization_id"] or NIL),
+            actor_type="user",
+            actor_id=row["actor_id"],
+            scopes=frozenset(row["scopes"]),
+            expires_at=row["expires_at"].timestamp(),
+            fetched_at=0.0,
+            session_id=row["token_sha256"].hex(),
+            authenticated_at=int(row["authenticated_at"].timestamp()),
+        )
+
+    async def _ask(self, sql: str, argument: str | bytes) -> asyncpg.Record | None:
+        try:
+            async with self._database.pool.acquire(timeout=_LOOKUP_SECONDS) as connection:
+                return await connection.fetchrow(sql, argument, timeout=_LOOKUP_SECONDS)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            logger.warning("credentials cannot be looked up: %s", error)
+            raise ServiceUnavailable("Credentials cannot be checked right now; try again shortly.") from error
+
+
+def _plain(value: UUID) -> UUID:
+    # asyncpg's own UUID is a subclass, which orjson refuses.
+    return UUID(int=value.int)
+
+
+def _make_room(entries: dict[bytes, Any]) -> None:
+    if len(entries) >= _CAPACITY:
+        del entries[next(iter(entries))]
+
+
+def _retrieve(task: asyncio.Task[Credential | None]) -> None:
+    # Marks an error as seen, should everybody who waited for it have left.
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,349 @@
+"""One request on its way through the pipeline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from gateway import addresses
+from gateway.problems import BadGateway, UpstreamAborted, UpstreamTimeout
+from gateway.stages import Call
+from gateway.trace import Trace, request_id_of
+from shared.auth import IDENTITY_HEADER, Principal
+from shared.errors import (
+    PROBLEM_JSON,
+    BadRequest,
+    ContentTooLarge,
+    NotFound,
+    Problem,
+    Unauthenticated,
+    problem_body,
+)
+from shared.ids import NIL
+
+if TYPE_CHECKING:
+    from gateway.credentials import Credential
+    from gateway.edge import Pair
+    from gateway.pipeline import Pipeline
+    from gateway.routing import Route
+
+logger = logging.getLogger(__name__)
+
+_CLIENT_LEFT = 499
+
+
+class Exchange:
+    """State of one request. ``receive`` and ``send`` are what the service is given."""
+
+    __slots__ = (
+        "_body_left",
+        "_body_seen_at",
+        "_deadline",
+        "_extra",
+        "_forwarded_at",
+        "_raw_receive",
+        "_raw_send",
+        "_reading",
+        "_task",
+        "_verdict",
+        "answered",
+        "client",
+        "complete",
+        "core",
+        "headers",
+        "noted",
+        "principal",
+        "request_id",
+        "scope",
+        "secure",
+        "service",
+        "started",
+        "status",
+        "trace",
+    )
+
+    def __init__(self, core: Pipeline, scope: Any, receive: Any, send: Any) -> None:
+        self.core = core
+        self.scope = scope
+        self._raw_receive = receive
+        self._raw_send = send
+        self.started = time.perf_counter()
+        self._forwarded_at = 0.0
+        self._body_left = -1  # bytes; -1: no body is expected
+        self._body_seen_at = 0.0
+        self._reading = False
+        self._task: asyncio.Task[Any] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._verdict: Problem | None = None
+        self._extra: list[Pair] = []
+        self.answered = self.complete = False
+        self.status = _CLIENT_LEFT
+        self.service = "gateway"
+        self.request_id = ""
+        self.client = ""
+        self.secure = scope["scheme"] == "https"
+        self.principal: Principal | None = None
+        self.trace: Trace | None = None
+        self.noted: dict[bytes, bytes] = {}
+
+    async def run(self) -> None:
+        """Answer the request. Raises ``UpstreamAborted`` when an answer had to be broken off."""
+        try:
+            await self._handle()
+        except Problem as problem:
+            await self._answer_problem(problem)
+        except UpstreamAborted:
+            raise
+        except Exception:
+            if self.answered:
+                raise
+            logger.exception("unhandled error in the gateway (request %s)", self.request_id)
+            await self._answer_problem(Problem("The error has been logged under this request_id."))
+        finally:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            if self.trace is not None and self.trace.span is not None:
+                self.trace.finish(self.status, self.service, self.scope["method"])
+            seconds = time.perf_counter() - self.started
+            self.core.metrics.answered(self.service, self.scope["method"], self.status, seconds)
+
+    # -- the stages ----------------------------------------------------------------------------------
+    async def _handle(self) -> None:
+        core, scope = self.core, self.scope
+        self._admit()
+        method, path = scope["method"], scope["path"]
+        preflight = core.cors.preflight(method, self.noted)
+        if preflight is not None:
+            await self._answer(204, preflight, b"")
+            return
+        page = core.pages.get(path)
+        if page is not None:
+            await self._answer(*await page(self))
+            return
+        route = core.table.match(path)
+        if route is None:
+            raise NotFound("There is nothing at this path; see /docs for what there is.", code="unknown_path")
+        credential = await self._authenticate(method, path)
+        self.principal = principal = self._principal_of(credential)
+        receive = self._raw_receive if self._body_left < 0 else self.receive
+        if core.signatures is not None or core.quotas is not None:
+            receive = await self._take_stages(route, principal, receive)
+        await self._forward(route, principal, receive)
+
+    def _admit(self) -> None:
+        """Edge guard: what cannot be right is refused before anything is decided on it."""
+        core, scope = self.core, self.scope
+        self.headers, noted = core.rules.sort(scope["headers"])
+        self.noted = noted
+        self.request_id = request_id_of(noted.get(b"x-request-id"))
+        core.guard.check_host(noted.get(b"host"))
+        core.guard.check_path(scope.get("raw_path") or scope["path"].encode())
+        self._find_client()
+        length = noted.get(b"content-length")
+        if length is not None:
+            self._expect_body(length)
+        elif b"transfer-encoding" in noted:
+            self._body_left = core.max_body_bytes
+
+    def _find_client(self) -> None:
+        peer = self.scope["client"]
+        self.client = peer[0] if peer else ""
+        trusted = self.core.trusted
+        if trusted and addresses.within(self.client, trusted):
+            noted = self.noted
+            forwarded = noted.get(b"forwarded")
+            proto = addresses.forwarded_proto(forwarded, noted.get(b"x-forwarded-proto"))
+            self.secure = proto == "https" if proto else self.secure
+            self.client = addresses.client_of(self.client, trusted, forwarded, noted.get(b"x-forwarded-for"))
+
+    def _expect_body(self, length: bytes) -> None:
+        if not length.isdigit():
+            raise BadRequest("Content-Length must be one number.")
+        size = int(length) if len(length) < 20 else self.core.max_body_bytes + 1
+        if size > self.core.max_body_bytes:
+            raise self._too_large()
+        if size:
+            self._body_left = size
+
+    def _too_large(self) -> Problem:
+        limit = self.core.max_body_bytes
+        self._extra.append((b"connection", b"close"))  # what is left of the body is not read
+        return ContentTooLarge(f"The limit is {limit} bytes.", limit=limit)
+
+    async def _authenticate(self, method: str, path: str) -> Credential | None:
+        core, noted = self.core, self.noted
+        authorization = noted.get(b"authorization")
+        if authorization is not None:
+            warm = core.authenticator.by_warm_key(authorization)
+            if warm is not None:
+                return warm
+        public = core.table.is_public(method, path)
+        try:
+            credential = await core.authenticator.authenticate(authorization, noted.get(b"cookie"))
+        except Unauthenticated:
+            if not public:
+                raise
+            credential = None  # signing in must work with the cookie of a session that has ended
+        if authorization is None and (credential is not None or public):
+            core.authenticator.check_cross_origin(
+                method, noted.get(b"sec-fetch-site"), noted.get(b"origin"), noted[b"host"]
+            )
+        if credential is None and not public:
+            raise Unauthenticated(
+                "Send an API key as 'Authorization: Bearer gdn_…' or sign in first.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        return credential
+
+    def _principal_of(self, credential: Credential | None) -> Principal:
+        if credential is None:
+            return Principal(NIL, "anonymous", "anonymous", client_address=self.client, request_id=self.request_id)
+        session = credential.session_id
+        return Principal(
+            credential.organization_id,
+            credential.actor_type,
+            credential.actor_id,
+            credential.scopes,
+            "api_key" if session is None else "session",
+            credential.authenticated_at or int(time.time()),
+            credential.on_behalf_of,
+            session,
+            self.client,
+            self.request_id,
+        )
+
+    async def _take_stages(self, route: Route, principal: Principal, receive: Any) -> Any:
+        core, scope = self.core, self.scope
+        call = Call(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal)
+        if core.signatures is not None:
+            receive = await core.signatures.verify(call, receive)
+        if core.quotas is not None:
+            self._extra += await core.quotas.take(call)
+        return receive
+
+    # -- forwarding ----------------------------------------------------------------------------------
+    async def _forward(self, route: Route, principal: Principal, receive: Any) -> None:
+        core, noted = self.core, self.noted
+        self.service = service = route.service
+        self.trace = trace = core.tracing.begin(noted.get(b"traceparent"), noted.get(b"tracestate"))
+        headers = self.headers
+        headers.append((IDENTITY_HEADER, core.signer.sign(principal, service, time.time())))
+        headers.append((b"x-request-id", self.request_id.encode()))
+        headers.append((b"traceparent", trace.traceparent))
+        if trace.tracestate is not None:
+            headers.append((b"tracestate", trace.tracestate))
+        scope = {**self.scope, "headers": headers, "client": (self.client, 0), "scheme": self._scheme()}
+        task = asyncio.current_task()
+        self._task = task
+        self._deadline = asyncio.get_running_loop().call_later(core.timeout, self._overdue)
+        self._forwarded_at = time.perf_counter()
+        failure: BaseException | None = None
+        try:
+            await core.upstreams[service](scope, receive, self.send)
+        except asyncio.CancelledError as error:
+            if self._verdict is None:
+                raise  # the client has left, or the server stops
+            failure = error
+        except Exception as error:
+            failure = error
+        if self._verdict is not None and task is not None:
+            task.uncancel()
+        if not self.complete:
+            await self._upstream_failed(failure)
+
+    def _scheme(self) -> str:
+        return "https" if self.secure else "http"
+
+    async def _upstream_failed(self, failure: BaseException | None) -> None:
+        """The service did not answer, or not to the end; what it raised is logged, never shown."""
+        problem = self._verdict
+        if problem is None:
+            logger.error(
+                "%s failed on %s %s (request %s)", self.service, self.scope["method"], self.scope["path"],
+                self.request_id, exc_info=failure,
+            )  # fmt: skip
+            if failure is None or isinstance(failure, OSError):
+                problem = BadGateway("The service ended without an answer; the error has been logged.")
+            else:
+                problem = Problem("The error has been logged under this request_id.")
+        if self.answered:
+            raise UpstreamAborted(f"{self.service}: {problem.code}")
+        await self._answer_problem(problem)
+
+    def _overdue(self) -> None:
+        """The deadline: counted from the body's last byte, because slow uploads are not the service's fault."""
+        since = time.perf_counter() if self._reading else max(self._body_seen_at, self._forwarded_at)
+        remaining = self.core.timeout - (time.perf_counter() - since)
+        if remaining > 0.001:
+            self._deadline = asyncio.get_running_loop().call_later(remaining, self._overdue)
+            return
+        self._give_up(UpstreamTimeout(f"The service did not answer within {self.core.timeout:g} seconds."))
+
+    def _give_up(self, problem: Problem) -> None:
+        if self._verdict is None and not self.answered and self._task is not None:
+            self._verdict = problem
+            self._task.cancel()
+
+    # -- what the service is given -------------------------------------------------------------------
+    async def receive(self) -> Any:
+        """The body's next piece; a chunked body over the limit ends the request."""
+        self._reading = self._body_left > 0
+        message = await self._raw_receive()
+        self._reading = False
+        if message["type"] == "http.request":
+            self._body_seen_at = time.perf_counter()
+            self._body_left -= len(message.get("body", b""))
+            if self._body_left < 0:
+                self._give_up(self._too_large())
+                await asyncio.sleep(0)  # where the cancellation arrives
+                return {"type": "http.disconnect"}
+            if not message.get("more_body", False):
+                self._body_left = 0
+        return message
+
+    async def send(self, message: Any) -> None:
+        """The service's answer, with the gateway's headers."""
+        if self._verdict is not None:
+            return
+        if message["type"] == "http.response.start":
+            if self._deadline is not None:
+                self._deadline.cancel()
+            message = self._start(message["status"], message.get("headers", ()), self._forwarded_at)
+        elif not message.get("more_body", False):
+            await self._raw_send(message)
+            self.complete = True
+            return
+        await self._raw_send(message)
+
+    # -- the answer ----------------------------------------------------------------------------------
+    def _start(self, status: int, headers: Any, forwarded_at: float) -> dict[str, Any]:
+        core = self.core
+        made = core.answers.make(headers, secure=self.secure, private=self.principal is not None)
+        now = time.perf_counter()
+        total = now - self.started
+        own = forwarded_at - self.started if forwarded_at else total
+        made.append((b"x-request-id", self.request_id.encode()))
+        made.append((b"server-timing", b"gw;dur=%.2f, total;dur=%.2f" % (own * 1000, total * 1000)))
+        if self._extra:
+            made += self._extra
+        if core.cors.enabled:
+            made += core.cors.headers(self.noted.get(b"origin"))
+        self.answered = True
+        self.status = status
+        return {"type": "http.response.start", "status": status, "headers": made}
+
+    async def _answer(self, status: int, headers: list[Pair], body: bytes) -> None:
+        if status != 204:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        await self._raw_send(self._start(status, headers, 0.0))
+        await self._raw_send({"type": "http.response.body", "body": body, "more_body": False})
+        self.complete = True
+
+    async def _answer_problem(self, problem: Problem) -> None:
+        instance = self.scope["path"]
+        body = problem_body(problem, instance=instance, request_id=self.request_id or request_id_of(None))
+        headers = [(b"content-type", PROBLEM_JSON.encode()), (b"cache-control", b"no-store")]
+        headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+        await self._answer(problem.status, headers, body)

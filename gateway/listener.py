@@ -1,0 +1,81 @@
+"""Hears of changed credentials: one LISTEN connection, checked by a heartbeat, found again when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+
+from shared.db import Database
+
+logger = logging.getLogger(__name__)
+
+CHANNEL = "guardian_credentials"
+_HEARTBEAT_SECONDS = 1.0
+_random = random.Random()  # noqa: S311 (spreads reconnects)
+_LONGEST_PAUSE = 1.0
+
+
+class CredentialListener:
+    """Calls ``heard(payload)`` for each notification and ``listening(True | False)`` as it comes and goes."""
+
+    def __init__(self, database: Database, heard: Callable[[str], None], listening: Callable[[bool], None]) -> None:
+        self._database = database
+        self._heard = heard
+        self._announce = listening
+        self._task: asyncio.Task[None] | None = None
+        self.connected = False
+
+    def start(self) -> None:
+        """Begin listening in a task of its own."""
+        self._task = asyncio.create_task(self._run(), name="gateway-credential-listener")
+
+    async def stop(self) -> None:
+        """Stop listening and wait until the connection is closed."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _run(self) -> None:
+        pause = 0.05
+        while True:
+            try:
+                await self._listen()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if self.connected or pause == 0.05:
+                    logger.warning("not listening for changed credentials: %s", error)
+                pause = 0.05 if self.connected else min(pause * 2, _LONGEST_PAUSE)
+            finally:
+                self._set_connected(False)
+            await asyncio.sleep(pause * _random.uniform(0.5, 1.0))
+
+    async def _listen(self) -> None:
+        connection = await self._database.connect()
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener(CHANNEL, self._on_notification)
+            self._set_connected(True)
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(lost.wait(), _HEARTBEAT_SECONDS)
+                if lost.is_set():
+                    raise ConnectionResetError("the database closed the connection")
+                # A peer that vanished without a word is only noticed by asking it something.
+                await connection.fetchval("SELECT 1", timeout=_HEARTBEAT_SECONDS)
+        finally:
+            connection.terminate()
+
+    def _on_notification(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        self._heard(str(payload))
+
+    def _set_connected(self, state: bool) -> None:
+        if state != self.connected:
+            self.connected = state
+            self._announce(state)

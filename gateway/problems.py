@@ -1,0 +1,27 @@
+"""Problems that only the gateway can have, beside those of ``shared.errors``."""
+
+from shared.errors import Problem
+
+
+class RequestTimeout(Problem):
+    status, code, title = 408, "request_timeout", "The request did not arrive in time"
+
+
+class HeadersTooLarge(Problem):
+    status, code, title = 431, "headers_too_large", "The request's headers are over the limit"
+
+
+class VersionNotSupported(Problem):
+    status, code, title = 505, "http_version_not_supported", "The gateway speaks HTTP/1.1 and HTTP/1.0"
+
+
+class BadGateway(Problem):
+    status, code, title = 502, "bad_gateway", "A service did not answer properly"
+
+
+class UpstreamTimeout(Problem):
+    status, code, title = 504, "upstream_timeout", "A service did not answer in time"
+
+
+class UpstreamAborted(Exception):
+    """A service failed after its answer had begun: the connection must break, never end cleanly."""

@@ -1,0 +1,350 @@
+"""uvicorn's httptools protocol, hardened: what ASGI cannot see is decided here.
+
+Framing, header limits, slow clients and the number of connections are checked before an application
+runs; errors at this level are problems too, and close the connection. The parser itself (llhttp, in
+strict mode) refuses Content-Length beside Transfer-Encoding, repeated Content-Length, bare LF, folded
+headers and junk in chunk sizes; this class adds what it lets pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import struct
+from typing import Any, NoReturn
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.connections import ConnectionGuard
+from gateway.cycle import Cycle, Outbound
+from gateway.problems import HeadersTooLarge, RequestTimeout, VersionNotSupported
+from gateway.rendering import problem_answer, raw_problem
+from shared.errors import BadRequest, Problem, ServiceUnavailable
+
+logger = logging.getLogger(__name__)
+
+HEAD, BODY, BETWEEN, CLOSING = range(4)
+"""What is being read: a request's head, its body, nothing (an answer is pending or the connection idle),
+or leftovers that are thrown away because the connection is about to close."""
+
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+_SLICE = 16_384
+_RESET = struct.pack("ii", 1, 0)
+
+
+class _Refused(Exception):
+    """Raised inside a parser callback to stop the parser."""
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    def __init__(self, *args: Any, guard: ConnectionGuard, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The parent makes the parser lenient about data behind "Connection: close"; we are not.
+        self.parser = httptools.HttpRequestParser(self)
+        self.guard = guard
+        self.limits = guard.limits
+        self.phase = HEAD
+        self.running: Cycle | None = None
+        self._refusal: Problem | None = None
+        self._since = 0.0
+        self._head_bytes = 0
+        self._fields_bytes = 0
+        self._fields = 0
+        self._body_bytes = 0
+        self._messages = 0
+        self._chunk_excess = 0
+        self._framing: dict[bytes, bytes] = {}
+        self._chunked = False
+        self._write_paused_at: float | None = None
+
+    # -- connection ----------------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self.outbound = Outbound(self, transport)
+        if not self.guard.admit(self, self.client[0] if self.client else "", self.loop):
+            self._answer(ServiceUnavailable("This address has too many open connections.", code="too_many_connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.guard.release(self)
+        self.phase = CLOSING
+        running, self.running = self.running, None
+        self.pipeline.clear()
+        super().connection_lost(exc)
+        if running is not None:
+            running.client_gone()
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase == CLOSING:
+            return
+        try:
+            if len(data) <= _SLICE:
+                self._feed(data)
+            else:
+                self._feed_slices(data)
+        except httptools.HttpParserUpgrade:
+            # No upgrade is offered, so the request is answered as it stands (RFC 9110 §7.8), and what
+            # follows it on this connection is no HTTP.
+            self.cycle.keep_alive = False
+            self.phase = CLOSING
+        except httptools.HttpParserError as error:
+            refusal = self._refusal or BadRequest(f"The request is not valid HTTP/1.1: {error}.")
+            self._refuse(refusal)
+
+    def _feed_slices(self, data: bytes) -> None:
+        view = memoryview(data)
+        offset = 0
+        while offset < len(data) and self.phase != CLOSING:
+            unsliced = self.phase == BODY and not self._chunked
+            piece = view[offset:] if unsliced else view[offset : offset + _SLICE]
+            offset += len(piece)
+            self._feed(piece)
+
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Feed the parser, and bound what it takes in without telling us: a head or a chunk's extension.
+
+        An unfinished head is counted in whole feeds, so it is never over the limit by more than a slice.
+        """
+        if self.phase == BETWEEN:
+            self._begin_head()
+        phase, message, body_before = self.phase, self._messages, self._body_bytes
+        self.parser.feed_data(data)
+        if self._messages != message or self.phase != phase:
+            return  # what belongs to which message is known to the parser alone
+        if phase == HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.header_bytes:
+                self._refuse(HeadersTooLarge(f"The limit is {self.limits.header_bytes} bytes."))
+        elif phase == BODY and self._chunked:
+            self._chunk_excess += len(data) - (self._body_bytes - body_before)
+            if self._chunk_excess > self.limits.header_bytes:
+                self._refuse(BadRequest("The chunked body has too much besides data."))
+
+    # -- parser callbacks ----------------------------------------------------------------------------
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._begin_head()
+
+    def _begin_head(self) -> None:
+        self.phase = HEAD
+        self._since = self.loop.time()
+        self._head_bytes = self._fields_bytes = self._fields = 0
+        self._framing = {}
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        self._count(len(name) + len(value) + 4)
+        if self.phase != HEAD:
+            return  # a trailer: fields behind the body must not become headers after they were checked
+        name = name.lower()
+        if name in _FRAMING:
+            if name == b"host" and name in self._framing:
+                self._stop(BadRequest("There must be exactly one Host header."))
+            self._framing[name] = value
+        self.headers.append((name, value))
+
+    def _count(self, size: int) -> None:
+        self._fields_bytes += size
+        if self._fields_bytes > self.limits.header_bytes:
+            self._stop(HeadersTooLarge(f"The limit is {self.limits.header_bytes} bytes."))
+        if self._fields > self.limits.header_fields:
+            self._stop(HeadersTooLarge(f"The limit is {self.limits.header_fields} header fields."))
+
+    def on_headers_complete(self) -> None:
+        version = self.parser.get_http_version()
+        framing = self._framing
+        if version not in ("1.1", "1.0"):
+            self._stop(VersionNotSupported())
+        if b"host" not in framing:
+            self._stop(BadRequest("There must be exactly one Host header."))
+        if not self.url.startswith(b"/") or not self.url.isascii():
+            self._stop(BadRequest("The request target must be a path that begins with '/'."))
+        coding = framing.get(b"transfer-encoding")
+        self._chunked = coding is not None
+        if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
+            self._stop(BadRequest("'chunked' is the only transfer coding, in HTTP/1.1 only."))
+        self.phase = BODY
+        self._since = self.loop.time()
+        self._body_bytes = self._chunk_excess = 0
+        self._start_cycle(version, framing.get(b"expect", b"").lower() == b"100-continue")
+
+    def _start_cycle(self, version: str, expect_100_continue: bool) -> None:
+        raw_path, _, query = self.url.partition(b"?")
+        path = raw_path.decode("ascii")
+        scope = self.scope
+        scope["method"] = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = query
+        limit = self.limit_concurrency
+        overloaded = limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
+        previous: Any = self.cycle
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.outbound,  # type: ignore[arg-type]  # the three methods a cycle uses
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        app = overload if overloaded else self.app
+        if previous is None or previous.response_complete:
+            self._start_asgi_task(self.cycle, app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, app))
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        self._chunk_excess -= 2 * len(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_chunk_header(self) -> None:
+        # The line of an honest chunk: its size and line ends. Only what goes beyond is held against it.
+        self._chunk_excess = max(self._chunk_excess - 16, -_SLICE)
+
+    def on_message_complete(self) -> None:
+        self.phase = BETWEEN
+        self._messages += 1
+        self._since = self.loop.time()
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    # -- the application -----------------------------------------------------------------------------
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        cycle.task = task
+        cycle.connection = self
+        self.running = cycle
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        self.running = None
+        if self.transport.is_closing():
+            return
+        self._since = self.loop.time()
+        if self.pipeline:
+            self.flow.resume_reading()
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self.phase == CLOSING:
+            self.flow.resume_reading()  # leftovers are thrown away until the client has closed, too
+        elif self.phase == BODY:
+            # Answered without reading the body: reading it all for nothing would cost more than a new
+            # connection does.
+            self.finish()
+        else:
+            self.flow.resume_reading()
+
+    # -- the end -------------------------------------------------------------------------------------
+    def sweep(self, now: float, elapsed: float) -> None:
+        """Close the connection when its current phase is overdue."""
+        limits, age = self.limits, now - self._since
+        if self._write_paused_at is not None and now - self._write_paused_at > limits.write_seconds:
+            self.abort()
+        elif self.phase == HEAD and age > limits.header_seconds:
+            self._refuse(RequestTimeout("The headers took too long."), silent=self._head_bytes == 0)
+        elif self.phase == BODY:
+            if self.flow.read_paused:
+                self._since += elapsed  # it is we who do not read
+            elif age > limits.body_seconds + self._body_bytes / limits.body_rate:
+                self._refuse(RequestTimeout("The body took too long."))
+        elif self.phase == BETWEEN and self.running is None and age > limits.idle_seconds:
+            self.transport.close()
+        elif self.phase == CLOSING and self.running is None and age > limits.linger_seconds:
+            self.transport.abort()
+
+    def _stop(self, problem: Problem) -> NoReturn:
+        self._refusal = problem
+        raise _Refused
+
+    def _refuse(self, problem: Problem, *, silent: bool = False) -> None:
+        """Give up on the connection because of what was read, or was not."""
+        running, phase = self.running, self.phase
+        if phase == BODY and running is not self.cycle and not self.cycle.response_complete:
+            self.abort()  # a queued request's body is broken: its turn to be answered never comes
+        elif running is None:
+            if silent or phase == CLOSING:
+                self.transport.close()
+            else:
+                self._answer(problem)
+        elif phase == BODY and running.response_started:
+            self.abort()
+        elif phase == BODY:
+            running.client_gone()
+            self.running = None
+            self._answer(problem)
+        else:
+            # An earlier answer is still to come; one for this request would be taken for it.
+            self.cycle.keep_alive = False
+            self.phase = CLOSING
+
+    def _answer(self, problem: Problem) -> None:
+        logger.info("connection refused: %s", problem, extra={"code": problem.code, "client": self.client})
+        self.transport.write(raw_problem(problem, self.server_state.default_headers))
+        self.finish()
+
+    def finish(self) -> None:
+        """Close after what was written, so that the client can read it although it may still be sending.
+
+        Closing a socket with unread data resets the connection, and a reset overtakes the answer.
+        """
+        unread = self.phase in (HEAD, BODY)
+        self.phase = CLOSING
+        self._since = self.loop.time()
+        if unread and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """Break the connection visibly: the answer under way is incomplete."""
+        self.phase = CLOSING
+        peer = self.transport.get_extra_info("socket")
+        if peer is not None:
+            with contextlib.suppress(OSError):
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_paused_at = self.loop.time()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_paused_at = None
+
+
+async def overload(_scope: Any, _receive: Any, send: Any) -> None:
+    """The application of requests that come while the server is at its limit."""
+    problem = ServiceUnavailable("The gateway is at its limit of concurrent requests.", code="overloaded")
+    head, body = problem_answer(problem)
+    await send({"type": "http.response.start", "status": 503, "headers": head})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,570 @@
+"""API keys and sessions against a real PostgreSQL: cold, warm, revoked, and with the database away."""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+from uuid import UUID
+
+import asyncpg
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from gateway import credentials as credentials_module
+from gateway.authenticate import Authenticator
+from gateway.credentials import Credentials
+from gateway.last_used import LastUsed
+from shared import clock
+from shared.auth import IdentityVerifier, api_key
+from shared.db import Database
+from shared.db.database import service_dsn
+from shared.db.migrations import provision
+from shared.errors import BadRequest, ServiceUnavailable, Unauthenticated
+from shared.ids import new_id
+from shared.settings import Settings
+from shared.testing.server import TestServer, run
+
+SQL = (Path(__file__).parent / "identity.sql").read_text()
+
+
+class Switchboard:
+    """A TCP relay to PostgreSQL that can be unplugged."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self.target = target
+        self.plugged = True
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.relays: set[asyncio.Task[Any]] = set()
+        self.port = 0
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        relay = asyncio.current_task()
+        assert relay is not None
+        self.relays.add(relay)
+        relay.add_done_callback(self.relays.discard)
+        if not self.plugged:
+            writer.transport.abort()
+            return
+        upstream_reader, upstream = await asyncio.open_connection(*self.target)
+        self.writers |= {writer, upstream}
+        await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
+        self.writers -= {writer, upstream}
+
+    async def unplug(self) -> None:
+        self.plugged = False
+        for writer in list(self.writers):
+            writer.transport.abort()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        self.server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        self.port = self.server.sockets[0].getsockname()[1]
+        self.loop = asyncio.get_running_loop()
+        self.stopped = asyncio.Event()
+        ready()
+        await self.stopped.wait()
+        self.server.close()
+        await self.unplug()
+        await asyncio.gather(*self.relays)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.stopped.set)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except ConnectionError:
+        pass
+    finally:
+        writer.transport.abort()
+
+
+class World:
+    """A running gateway with an identity schema behind it."""
+
+    def __init__(self, front: Any, dsn: str, settings: Settings, board: Switchboard) -> None:
+        self.front = front
+        self.dsn = dsn
+        self.board = board
+        self.verifier = IdentityVerifier(settings.derive_key, "echo", ["gateway"])
+
+    def sql(self, statement: str, *arguments: Any) -> Any:
+        async def work() -> Any:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                return await connection.fetchval(statement, *arguments)
+            finally:
+                await connection.close()
+
+        return run(work)
+
+    def key(self, *scopes: str, **fields: Any) -> api_key.NewKey:
+        made = api_key.generate("live")
+        values = {
+            "public_id": made.public_id,
+            "secret_sha256": made.sha256,
+            "organization_id": new_id(),
+            "actor_id": f"key-{made.public_id}",
+            "scopes": list(scopes),
+            **fields,
+        }
+        slots = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        self.sql(f"INSERT INTO identity.keys ({', '.join(values)}) VALUES ({slots})", *values.values())
+        return made
+
+    def session(self, **fields: Any) -> tuple[str, str]:
+        token, user = secrets.token_urlsafe(32), str(new_id())
+        values = {
+            "token_sha256": hashlib.sha256(token.encode()).digest(),
+            "organization_id": new_id(),
+            "user_id": user,
+            "scopes": ["contacts:read"],
+            "expires_at": clock.now() + timedelta(hours=1),
+            "authenticated_at": clock.now() - timedelta(minutes=5),
+            **fields,
+        }
+        slots = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        self.sql(f"INSERT INTO identity.sessions ({', '.join(values)}) VALUES ({slots})", *values.values())
+        return token, user
+
+    def call(self, text: str, path: str = "/v1/private") -> Any:
+        return self.front.get(path, f"Authorization: Bearer {text}")
+
+    def asked(self, key: api_key.NewKey) -> int:
+        count = self.sql("SELECT count(*) FROM identity.asked WHERE what = $1", f"key:{key.public_id}")
+        assert isinstance(count, int)
+        return count
+
+    def principal(self) -> Any:
+        (header,) = self.front.header("guardian-identity")
+        return self.verifier.verify(header.encode(), time.time())
+
+    def listening(self) -> bool:
+        return bool(self.front.get("/readyz").json["credentials"] == "listening")
+
+    def unplug(self) -> None:
+        asyncio.run_coroutine_threadsafe(self.board.unplug(), self.board.loop).result(5)
+
+    def plug(self) -> None:
+        self.board.plugged = True
+
+
+@pytest.fixture(scope="module")
+def world(
+    postgres_server: TestServer,
+    start: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    dsn = postgres_server.create_database(f"gateway_{new_id().hex}")
+    target = urlsplit(dsn)
+    board = Switchboard((target.hostname or "", target.port or 5432))
+    ready = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(board.run(ready.set)))
+    thread.start()
+    assert ready.wait(5)
+    address = f"{target.netloc.rpartition('@')[0]}@127.0.0.1:{board.port}"
+    settings = Settings(
+        environment="test",
+        home=tmp_path_factory.mktemp("world"),
+        database_url=SecretStr(urlunsplit(target._replace(netloc=address))),
+    )
+    direct = settings.model_copy(update={"database_url": SecretStr(dsn)})
+
+    async def prepare() -> None:
+        await provision(direct, ["identity", "gateway"])
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(SQL)
+        await connection.close()
+
+    run(prepare)
+    with start(settings) as front:
+        yield World(front, dsn, settings, board)
+    board.stop()
+    thread.join(10)
+    postgres_server.drop_database(target.path[1:])
+
+
+@pytest.fixture(autouse=True)
+def plugged(world: World, eventually: Callable[..., None]) -> None:
+    world.plug()
+    eventually(world.listening, "listening")
+
+
+def test_a_key_becomes_the_principal_the_service_sees(world: World) -> None:
+    organization, creator = new_id(), new_id()
+    key = world.key("contacts:read", "contacts:write", organization_id=organization, on_behalf_of=creator)
+    assert world.call(key.text).status == 200
+    principal = world.principal()
+    assert principal.organization_id == organization
+    assert (principal.actor_type, principal.actor_id) == ("api_key", f"key-{key.public_id}")
+    assert principal.scopes == {"contacts:read", "contacts:write"}
+    assert (principal.auth_method, principal.on_behalf_of, principal.session_id) == ("api_key", str(creator), None)
+    assert abs(principal.auth_time - time.time()) < 5
+    assert world.front.header("authorization") == []
+
+
+def test_warm_requests_ask_nothing(world: World) -> None:
+    key = world.key()
+    assert [world.call(key.text).status for _ in range(5)] == [200] * 5
+    assert world.asked(key) == 1
+
+
+def test_a_crowd_on_a_cold_key_asks_once(world: World) -> None:
+    key = world.key()
+    with ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(lambda _: world.call(key.text).status, range(32)))
+    assert statuses == [200] * 32
+    assert world.asked(key) == 1
+
+
+def test_a_mistyped_key_is_refused_without_the_database(world: World) -> None:
+    key = world.key()
+    wrong = key.text[:-1] + ("a" if key.text[-1] != "a" else "b")
+    swapped = key.text[:25] + ("x" if key.text[25] != "x" else "y") + key.text[26:]
+    for text in (wrong, swapped, key.text[:-1], key.text + "x", "gdn_live_", "gdn_", "", "Bearer", "gdn_live_é"):
+        reply = world.call(text)
+        assert (reply.status, reply.code) == (401, "invalid_api_key"), text
+        assert reply.headers["www-authenticate"] == "Bearer"
+    assert world.asked(key) == 0
+
+
+def test_another_secret_of_the_same_public_id_is_refused_cold_and_warm(world: World) -> None:
+    key = world.key()
+    forged = _with_public_id(key.public_id)
+    cold = world.call(forged)
+    assert world.call(key.text).status == 200
+    warm = world.call(forged)
+    assert (cold.status, cold.code) == (warm.status, warm.code) == (401, "invalid_api_key")
+
+
+def _with_public_id(public_id: str) -> str:
+    text = f"gdn_live_{public_id}_" + "A" * 32
+    return text + api_key._checksum(text)
+
+
+@pytest.mark.parametrize("scheme", ["Basic", "Token", "Digest"])
+def test_other_schemes_are_refused(world: World, scheme: str) -> None:
+    reply = world.front.get("/v1/private", f"Authorization: {scheme} abc")
+    assert (reply.status, reply.code) == (401, "unauthenticated")
+
+
+def test_the_scheme_is_not_case_sensitive(world: World) -> None:
+    key = world.key()
+    for header in (f"bearer {key.text}", f"BEARER   {key.text}", f"Bearer {key.text}"):
+        assert world.front.get("/v1/private", f"Authorization: {header}").status == 200
+
+
+def test_two_authorization_headers_are_refused(world: World) -> None:
+    line = f"Authorization: Bearer {world.key().text}"
+    assert world.front.get("/v1/private", line, line).status == 401
+
+
+CASES: dict[str, tuple[dict[str, Any], int, str]] = {
+    "valid": ({}, 200, ""),
+    "expires later": ({"expires_at": timedelta(hours=1)}, 200, ""),
+    "expired": ({"expires_at": timedelta(seconds=-1)}, 401, "api_key_expired"),
+    "disabled": ({"disabled": True}, 401, "api_key_revoked"),
+    "disabled and expired": ({"disabled": True, "expires_at": timedelta(seconds=-1)}, 401, "api_key_revoked"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cold_and_warm_decisions_are_the_same(world: World, case: str) -> None:
+    fields, status, code = CASES[case]
+    if "expires_at" in fields:
+        fields = {**fields, "expires_at": clock.now() + fields["expires_at"]}
+    key = world.key(**fields)
+    replies = [world.call(key.text) for _ in range(3)]
+    assert {reply.status for reply in replies} == {status}
+    if code:
+        assert {reply.code for reply in replies} == {code}
+    assert world.asked(key) == 1
+
+
+def test_a_key_expires_while_it_is_warm(world: World, eventually: Callable[..., None]) -> None:
+    key = world.key(expires_at=clock.now() + timedelta(seconds=0.7))
+    assert world.call(key.text).status == 200
+    eventually(lambda: world.call(key.text).status == 401)
+    assert world.call(key.text).code == "api_key_expired"
+
+
+def test_an_unknown_key_is_remembered_for_a_moment_and_works_once_it_is_made(
+    world: World, eventually: Callable[..., None]
+) -> None:
+    made = api_key.generate("test")
+    for _ in range(3):
+        assert world.call(made.text).code == "invalid_api_key"
+    assert world.asked(made) == 1
+    world.sql("INSERT INTO identity.keys VALUES ($1, $2, $3, 'late', '{}')", made.public_id, made.sha256, new_id())
+    world.sql("SELECT pg_notify('guardian_credentials', $1)", f"key:{made.public_id}")
+    eventually(lambda: world.call(made.text).status == 200)
+
+
+@pytest.mark.parametrize("payload", ["key:{key}", "organization:{organization}", "user:{creator}", "*", "nonsense"])
+def test_a_revoked_key_stops_within_a_second(world: World, eventually: Callable[..., None], payload: str) -> None:
+    organization, creator = new_id(), new_id()
+    key = world.key(organization_id=organization, on_behalf_of=creator)
+    assert world.call(key.text).status == 200
+    world.sql("UPDATE identity.keys SET disabled = true WHERE public_id = $1", key.public_id)
+    assert world.call(key.text).status == 200, "still warm: only the notification may end it"
+    text = payload.format(key=key.public_id, organization=organization, creator=creator)
+    world.sql("SELECT pg_notify('guardian_credentials', $1)", text)
+    began = time.monotonic()
+    eventually(lambda: world.call(key.text).status == 401)
+    assert time.monotonic() - began < 1
+    assert world.call(key.text).code == "api_key_revoked"
+
+
+def test_without_the_listener_entries_live_one_second(world: World, eventually: Callable[..., None]) -> None:
+    key = world.key()
+    assert world.call(key.text).status == 200
+    world.unplug()
+    eventually(lambda: world.call(key.text).status == 503)
+    reply = world.call(key.text)
+    assert reply.code == "service_unavailable"
+    assert int(reply.headers["retry-after"]) >= 1
+    assert world.front.get("/v1/echo").status == 200, "what is public needs no database"
+    assert not world.listening()
+    world.plug()
+    eventually(lambda: world.call(key.text).status == 200)
+    eventually(world.listening)
+
+
+def test_what_was_revoked_while_nobody_listened_is_not_believed_afterwards(
+    world: World, eventually: Callable[..., None]
+) -> None:
+    key = world.key()
+    assert world.call(key.text).status == 200
+    world.unplug()
+    world.sql("UPDATE identity.keys SET disabled = true WHERE public_id = $1", key.public_id)
+    world.plug()
+    eventually(world.listening)
+    assert world.call(key.text).code == "api_key_revoked"
+
+
+def test_a_lookup_overtaken_by_a_revocation_is_not_remembered() -> None:
+    async def scenario() -> None:
+        release = asyncio.Event()
+        answers: list[Any] = ["stale", "fresh"]
+
+        async def fetch(key: bytes) -> Any:
+            answer = answers.pop(0)
+            if answer == "stale":
+                await release.wait()
+            return credentials_module.Credential(b"", new_id(), "api_key", answer, frozenset(), 0.0, 0.0)
+
+        cache = credentials_module.Cache(fetch)
+        first = asyncio.create_task(cache.resolve(b"k"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        cache.forget(b"k")
+        later = await cache.resolve(b"k")
+        release.set()
+        early = await first
+        assert (early and early.actor_id, later and later.actor_id) == ("stale", "fresh")
+        kept = cache.peek(b"k")
+        assert kept is not None
+        assert kept.actor_id == "fresh"
+
+    asyncio.run(scenario())
+
+
+def test_the_cache_is_bounded_and_unknown_keys_cannot_push_known_ones_out(monkeypatch: Any) -> None:
+    monkeypatch.setattr(credentials_module, "_CAPACITY", 10)
+
+    async def scenario() -> None:
+        async def fetch(key: bytes) -> Any:
+            if key.startswith(b"no"):
+                return None
+            return credentials_module.Credential(b"", new_id(), "api_key", "x", frozenset(), 0.0, 0.0)
+
+        cache = credentials_module.Cache(fetch)
+        await cache.resolve(b"known")
+        for number in range(50):
+            await cache.resolve(b"no%d" % number)
+        assert cache.peek(b"known") is not None
+        assert len(cache._unknown) == 10
+        for number in range(50):
+            await cache.resolve(b"yes%d" % number)
+        assert len(cache._known) == 10
+
+    asyncio.run(scenario())
+
+
+def test_too_many_cold_lookups_at_once_are_turned_away(monkeypatch: Any) -> None:
+    monkeypatch.setattr(credentials_module, "_LOOKUPS_AT_ONCE", 2)
+
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        async def fetch(key: bytes) -> Any:
+            await gate.wait()
+
+        cache = credentials_module.Cache(fetch)
+        waiting = [asyncio.create_task(cache.resolve(b"%d" % number)) for number in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(ServiceUnavailable):
+            await cache.resolve(b"one too many")
+        gate.set()
+        assert await asyncio.gather(*waiting) == [None, None]
+
+    asyncio.run(scenario())
+
+
+def test_a_session_becomes_the_principal(world: World) -> None:
+    organization = new_id()
+    token, user = world.session(organization_id=organization)
+    assert world.front.get("/v1/private", f"Cookie: a=b; guardian_session={token}; c=d").status == 200
+    principal = world.principal()
+    assert (principal.actor_type, principal.actor_id) == ("user", user)
+    assert principal.organization_id == organization
+    assert principal.auth_method == "session"
+    assert principal.session_id == hashlib.sha256(token.encode()).hexdigest()
+    assert 290 < time.time() - principal.auth_time < 310
+    assert world.front.header("cookie") == []
+
+
+def test_a_session_without_an_organisation_sees_none(world: World) -> None:
+    token, _ = world.session(organization_id=None, scopes=[])
+    assert world.front.get("/v1/private", f"Cookie: guardian_session={token}").status == 200
+    assert world.principal().organization_id == UUID(int=0)
+
+
+@pytest.mark.parametrize("token", ["", "x", "unknown" * 6, "y" * 300, "é"])
+def test_unknown_sessions_are_refused(world: World, token: str) -> None:
+    reply = world.front.get("/v1/private", f"Cookie: guardian_session={token}")
+    assert (reply.status, reply.code) == (401, "session_expired")
+
+
+def test_an_expired_session_is_refused_but_does_not_keep_anyone_from_what_is_public(world: World) -> None:
+    token, _ = world.session(expires_at=clock.now() - timedelta(seconds=1))
+    cookie = f"Cookie: guardian_session={token}"
+    assert world.front.get("/v1/private", cookie).code == "session_expired"
+    assert world.front.get("/v1/echo", cookie).status == 200
+    assert world.principal().actor_type == "anonymous"
+    assert world.front.get("/v1/echo", "Authorization: Bearer gdn_live_mistyped").status == 200
+
+
+def test_two_different_session_cookies_are_refused(world: World) -> None:
+    token, _ = world.session()
+    reply = world.front.get("/v1/private", f"Cookie: guardian_session={token}; guardian_session=planted")
+    assert (reply.status, reply.code) == (400, "ambiguous_session")
+
+
+@pytest.mark.parametrize("payload", ["session:{session}", "user:{user}", "organization:{organization}", "*"])
+def test_a_session_ends_within_a_second(world: World, eventually: Callable[..., None], payload: str) -> None:
+    organization = new_id()
+    token, user = world.session(organization_id=organization)
+    cookie = f"Cookie: guardian_session={token}"
+    assert world.front.get("/v1/private", cookie).status == 200
+    digest = hashlib.sha256(token.encode())
+    world.sql("DELETE FROM identity.sessions WHERE token_sha256 = $1", digest.digest())
+    text = payload.format(session=digest.hexdigest(), user=user, organization=organization)
+    world.sql("SELECT pg_notify('guardian_credentials', $1)", text)
+    began = time.monotonic()
+    eventually(lambda: world.front.get("/v1/private", cookie).status == 401)
+    assert time.monotonic() - began < 1
+
+
+CROSS_ORIGIN = [
+    pytest.param("POST", [], 200, id="no-browser"),
+    pytest.param("POST", ["Sec-Fetch-Site: same-origin"], 200, id="same-origin"),
+    pytest.param("POST", ["Sec-Fetch-Site: none"], 200, id="typed"),
+    pytest.param("POST", ["Sec-Fetch-Site: cross-site"], 403, id="cross-site"),
+    pytest.param("POST", ["Sec-Fetch-Site: same-site"], 403, id="same-site"),
+    pytest.param("POST", ["Sec-Fetch-Site: same-origin", "Origin: https://evil.example"], 200, id="site-decides"),
+    pytest.param("POST", ["Origin: http://api.example"], 200, id="old-browser-same-host"),
+    pytest.param("POST", ["Origin: https://evil.example"], 403, id="old-browser-other-host"),
+    pytest.param("POST", ["Origin: null"], 403, id="opaque-origin"),
+    pytest.param("POST", ["Origin: http://[broken"], 403, id="broken-origin"),
+    pytest.param("GET", ["Sec-Fetch-Site: cross-site", "Origin: https://evil.example"], 200, id="safe-method"),
+]
+
+
+@pytest.mark.parametrize("method, headers, status", CROSS_ORIGIN)
+def test_cookies_count_only_from_our_own_pages(world: World, method: str, headers: list[str], status: int) -> None:
+    token, _ = world.session()
+    reply = world.front.get("/v1/private", f"Cookie: guardian_session={token}", *headers, method=method)
+    assert reply.status == status
+    if status == 403:
+        assert reply.code == "cross_origin_request"
+    public = world.front.get("/v1/echo", *headers, method=method)
+    assert public.status == status, "a sign-in must not be forged either"
+
+
+def test_a_key_is_never_sent_by_a_browser_itself_so_its_origin_does_not_matter(world: World) -> None:
+    key = world.key()
+    headers = [f"Authorization: Bearer {key.text}", "Sec-Fetch-Site: cross-site", "Origin: https://app.example"]
+    assert world.front.get("/v1/private", *headers, method="POST").status == 200
+
+
+def test_last_use_is_written_in_batches_and_at_most_once_a_minute(world: World) -> None:
+    keys = [world.key() for _ in range(3)]
+    for _ in range(4):
+        for key in keys:
+            assert world.call(key.text).status == 200
+    last_used = world.front.gateway._parts.last_used
+    for _ in range(2):
+        world.front.call(last_used.flush)
+    for key in keys:
+        count, age = world.sql(
+            "SELECT (touches, extract(epoch FROM now() - last_used_at)::int) FROM identity.keys WHERE public_id = $1",
+            key.public_id,
+        )
+        assert count == 1
+        assert age < 30
+
+
+def test_last_use_is_kept_while_the_database_is_away(world: World, eventually: Callable[..., None]) -> None:
+    key = world.key()
+    assert world.call(key.text).status == 200
+    last_used = world.front.gateway._parts.last_used
+    world.unplug()
+    world.front.call(last_used.flush)
+    world.plug()
+    eventually(world.listening)
+    world.front.call(last_used.flush)
+    assert world.sql("SELECT touches FROM identity.keys WHERE public_id = $1", key.public_id) == 1
+
+
+def test_the_gateways_role_may_do_nothing_else(world: World) -> None:
+    settings = world.front.gateway._database._settings.model_copy(update={"database_url": SecretStr(world.dsn)})
+
+    async def attempt() -> None:
+        connection = await asyncpg.connect(service_dsn(settings, "gateway"))
+        try:
+            for table in ("keys", "sessions"):
+                for statement in (f"SELECT * FROM identity.{table}", f"DELETE FROM identity.{table}"):
+                    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                        await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    run(attempt)
+
+
+@given(authorization=st.one_of(st.none(), st.binary(max_size=120)), cookie=st.binary(max_size=120))
+@example(authorization=b"Bearer " + b"\xff" * 58, cookie=b"")
+@example(authorization=b"Bearer gdn_live_" + b"0" * 49, cookie=b"")
+@example(authorization=None, cookie=b"guardian_session=\xff; guardian_session=")
+def test_no_header_makes_it_fail(authorization: bytes | None, cookie: bytes) -> None:
+    settings = Settings(database_url=SecretStr("postgresql://postgres:x@127.0.0.1:1/none"))
+    database = Database(settings, "gateway")
+    known = Credentials(database)
+    authenticator = Authenticator(settings, known, LastUsed(database))
+    if authorization is not None:
+        assert authenticator.by_warm_key(authorization) is None
+    with contextlib.suppress(Unauthenticated, BadRequest, ServiceUnavailable):
+        assert asyncio.run(authenticator.authenticate(authorization, cookie)) is None

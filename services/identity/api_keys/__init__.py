@@ -1,0 +1,1 @@
+"""API keys: credentials of an organisation's programs."""

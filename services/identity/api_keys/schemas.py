@@ -1,0 +1,76 @@
+"""Bodies of the API key operations."""
+
+from datetime import datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import BaseModel, Field, StringConstraints, model_validator
+
+from services.identity.domain import Mode
+from services.identity.schemas import Version
+from shared.http.fields import Input, Moment, Name
+
+Scope = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*:(read|write)$", max_length=64)]
+Scopes = Annotated[
+    list[Scope],
+    Field(max_length=100, examples=[["contacts:read"]], description="at most the caller's own"),
+]
+THIRTY_DAYS = 30 * 86_400
+TEN_YEARS = 3652 * 86_400
+
+
+class ApiKeyCreate(Input):
+    """A new key."""
+
+    name: Name = Field(examples=["Nightly import"])
+    scopes: Scopes
+    mode: Mode = Field("live", description="written into the key; test keys are told apart at a glance")
+    expires_at: Moment | None = Field(None, description="never, when this and expires_in are left out")
+    expires_in: int | None = Field(None, ge=1, le=TEN_YEARS, description="seconds from now, instead of expires_at")
+
+    @model_validator(mode="after")
+    def _expires_once(self) -> Self:
+        if self.expires_at is not None and self.expires_in is not None:
+            raise ValueError("give expires_at or expires_in, not both")
+        return self
+
+
+class ApiKeyChange(Input):
+    """What to change; a field that is left out keeps its value."""
+
+    name: Name = Field("", examples=["Nightly import"])
+    scopes: Scopes = Field(default_factory=list)
+    expires_at: Moment | None = Field(None, description="null: never")
+
+
+class ApiKeyReroll(Input):
+    """How long the old key goes on working beside the new one."""
+
+    overlap_seconds: int = Field(86_400, ge=0, le=THIRTY_DAYS, description="0: the old key stops at once")
+    expires_at: Moment | None = Field(None, description="of the new key; as the old one's when left out")
+
+
+class ApiKey(BaseModel):
+    """A key, without its secret. ``public_id`` is the part of its text that names it."""
+
+    id: UUID
+    public_id: str
+    name: str
+    mode: Mode
+    scopes: list[str]
+    created_by: UUID
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    rotated_from: UUID | None
+    replaced_by: UUID | None
+    overlap_ends_at: datetime | None = Field(description="a replaced key works until then")
+    last_used_at: datetime | None = Field(description="a minute coarse")
+    version: Version
+    created_at: datetime
+    updated_at: datetime
+
+
+class NewApiKey(ApiKey):
+    """A key just made; ``key`` is shown this once."""
+
+    key: str = Field(examples=["gdn_live_8fKq2LmZ0a_…"])

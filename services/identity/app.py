@@ -1,0 +1,58 @@
+"""Composition root of identity."""
+
+from fastapi import FastAPI
+
+from services.identity.accounts.api import router as accounts
+from services.identity.api_keys.api import router as api_keys
+from services.identity.guard import Guard
+from services.identity.invitations.api import router as invitations
+from services.identity.jobs import MailJob, purge
+from services.identity.members.api import router as members
+from services.identity.organizations.api import router as organizations
+from services.identity.pages.links import router as links
+from services.identity.pages.mailbox import router as mailbox
+from services.identity.sessions.api import router as sessions
+from services.identity.settings import IdentitySettings
+from shared.db import Database
+from shared.events import Job, Relay, Worker
+from shared.events.postgres import PostgresBus
+from shared.http import create_service
+from shared.mail import mailer_for
+from shared.settings import Settings
+
+_HOUR = 3600.0
+_SECOND = 1.0
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Identity's HTTP application."""
+    app = create_service(
+        name="identity",
+        title="Identity",
+        description="Organisations, people, sessions, members, invitations, roles and API keys.",
+        settings=settings,
+        callers=("gateway", "health"),
+        routers=[accounts, sessions, organizations, members, invitations, api_keys, links, mailbox],
+    )
+    app.state.identity_settings = IdentitySettings.of(settings)
+    app.state.guard = Guard(app.state.identity_settings)
+    return app
+
+
+def worker(settings: Settings) -> Worker:
+    """Identity's background half: its relay, the mails, and the purge of what has expired."""
+    database = Database.for_service(settings, "identity")
+    bus = PostgresBus(database)
+
+    async def purge_expired() -> None:
+        await purge(database)
+
+    return Worker(
+        database,
+        bus=bus,
+        relay=Relay(database, bus),
+        jobs=[
+            Job("mail", _SECOND, MailJob(database, settings, mailer_for(settings)).run),
+            Job("purge", _HOUR, purge_expired),
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Members: who belongs to an organisation, and as what."""

@@ -1,0 +1,1 @@
+"""Alembic history of the schema ``identity``; run by ``guardian migrate``."""

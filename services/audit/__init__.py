@@ -1,0 +1,7 @@
+"""The audit log: who did what to which record, when, and through which request.
+
+I own: the schema ``audit``. Entries are added and read, never changed: my database role may not.
+I publish: nothing.
+I consume: every event of ``guardian.crm.events`` and ``guardian.identity.events``; one event is one entry.
+Who may call me: the gateway, and health for my status.
+"""

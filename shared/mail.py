@@ -118,7 +118,7 @@ class Mailbox:
         partial.replace(self.folder / f"{mail.id}.eml")
 
     async def newest(self, limit: int = 50) -> list[Received]:
-        """The latest mails, newest first; their ids are UUIDv7, so names sort by time."""
+        """The latest mails, newest first."""
         return await asyncio.to_thread(self._newest, limit)
 
     async def read(self, mail_id: UUID) -> Received | None:
@@ -127,7 +127,8 @@ class Mailbox:
         return await asyncio.to_thread(lambda: _parse(path) if path.exists() else None)
 
     def _newest(self, limit: int) -> list[Received]:
-        return [_parse(path) for path in sorted(self.folder.glob("*.eml"), reverse=True)[:limit]]
+        paths = sorted(self.folder.glob("*.eml"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return [_parse(path) for path in paths[:limit]]
 
 
 @dataclass(frozen=True, slots=True)

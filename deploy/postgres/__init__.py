@@ -4,8 +4,8 @@ What is policy (where data lives, which settings, when to stop) belongs to the t
 package: ``cli.postgres`` for ``guardian up`` and ``shared.testing`` for test runs.
 """
 
-from shared.postgres.account import Account, account_for
-from shared.postgres.server import (
+from deploy.postgres.account import Account, account_for
+from deploy.postgres.server import (
     PostgresError,
     Postmaster,
     binary,

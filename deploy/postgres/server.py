@@ -15,7 +15,7 @@ from typing import Literal
 
 import psutil
 
-from shared.postgres.account import Account
+from deploy.postgres.account import Account
 
 SUPERUSER = "postgres"
 StopMode = Literal["fast", "immediate"]

@@ -148,8 +148,8 @@ class Database:
         connection = await self._acquire()
         try:
             session = Session(connection, organization_id, self.service)
-            await connection.execute(_begin(organization_id))
             try:
+                await _start(connection, organization_id)
                 yield session
                 await session.run_before_commit()
                 await _commit(connection)
@@ -164,7 +164,8 @@ class Database:
     async def _acquire(self) -> Connection:
         try:
             return await self.pool.acquire(timeout=POOL_WAIT_SECONDS)  # type: ignore[return-value]
-        except UNAVAILABLE as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+            # Nothing was asked yet: whatever a server says to a new connection, it does not let us in.
             raise ServiceUnavailable("The database cannot be reached right now; try again shortly.") from error
 
     async def _release(self, connection: Connection) -> None:
@@ -180,6 +181,15 @@ class Database:
             "idle_in_transaction_session_timeout": "10000",
             "jit": "off",
         }
+
+
+async def _start(connection: Connection, organization_id: UUID | None) -> None:
+    try:
+        await connection.execute(_begin(organization_id))
+    except asyncpg.InternalClientError as error:
+        # The server ended this connection a moment ago: asyncpg has read so, but has not seen the end yet.
+        connection.terminate()
+        raise ServiceUnavailable("The database cannot be reached right now; try again shortly.") from error
 
 
 async def _commit(connection: Connection) -> None:

@@ -117,8 +117,8 @@ def _upgrade(connection: Connection, service: str) -> None:
     with EnvironmentContext(
         _config(service),
         script,
-        fn=lambda rev, _context: script._upgrade_revs("head", rev),
-        destination_rev="head",  # noqa: SLF001 (as Alembic's own command does)
+        fn=lambda rev, _context: script._upgrade_revs("head", rev),  # noqa: SLF001 (as Alembic's own command)
+        destination_rev="head",
     ) as environment:
         environment.configure(
             connection=connection,

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 
-MAX_EVENT_BYTES = 256 * 1024
+MAX_EVENT_BYTES = 512 * 1024
 """Largest structured form that may be published; an event is a fact, not a file."""
 
 CONTENT_TYPE = "application/json"

@@ -16,6 +16,7 @@ _OUTAGE = (
     asyncpg.CrashShutdownError,
     asyncpg.InsufficientResourcesError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,  # the connection ended while asyncpg was in the middle of something
 )
 _PASSING = (
     TimeoutError,

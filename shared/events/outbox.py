@@ -57,12 +57,34 @@ def publish(
     handler reacts to: correlation, causation and trace go on from it. Raises ``ValueError`` when no
     organisation is known or the event is larger than ``MAX_EVENT_BYTES``.
     """
-    declaration = declaration_of(type(payload))
     organization = organization_id or session.organization_id or principal.organization_id
+    event = _event(session, payload, subject, sequence, principal, organization, cause, dataregion)
+    envelope = event.to_json()
+    if len(envelope) > MAX_EVENT_BYTES:
+        raise ValueError(f"{event.type} has {len(envelope)} bytes, more than {MAX_EVENT_BYTES}")
+    buffer: list[tuple[CloudEvent, str]] | None = session.state.get(_BUFFER)
+    if buffer is None:
+        buffer = session.state[_BUFFER] = []
+        session.before_commit(_flush)
+    buffer.append((event, envelope.decode()))
+    return event
+
+
+def _event(
+    session: Session,
+    payload: Event,
+    subject: UUID,
+    sequence: int,
+    principal: Principal,
+    organization: UUID,
+    cause: CloudEvent | None,
+    dataregion: str | None,
+) -> CloudEvent:
+    declaration = declaration_of(type(payload))
     if organization == NIL:
         raise ValueError(f"{declaration.type} has no organisation")
     traceparent = current_traceparent() or principal.traceparent
-    event = CloudEvent(
+    return CloudEvent(
         id=new_id(),
         source=f"/guardian/{session.service}",
         type=declaration.type,
@@ -81,15 +103,6 @@ def publish(
         authid=principal.actor_id,
         dataregion=dataregion,
     )
-    envelope = event.to_json()
-    if len(envelope) > MAX_EVENT_BYTES:
-        raise ValueError(f"{declaration.type} has {len(envelope)} bytes, more than {MAX_EVENT_BYTES}")
-    buffer: list[tuple[CloudEvent, str]] | None = session.state.get(_BUFFER)
-    if buffer is None:
-        buffer = session.state[_BUFFER] = []
-        session.before_commit(_flush)
-    buffer.append((event, envelope.decode()))
-    return event
 
 
 async def _flush(session: Session) -> None:

@@ -48,6 +48,19 @@ def system_tables_ddl(schema: str) -> list[str]:
   PRIMARY KEY (consumer, event_id)
 )""",
         f"CREATE INDEX IF NOT EXISTS inbox_processed_at_idx ON {s}.inbox USING brin (processed_at)",
+        *_dead_letters_ddl(s),
+        f"""CREATE TABLE IF NOT EXISTS {s}.leases (
+  name text COLLATE "C" PRIMARY KEY,
+  owner uuid,
+  epoch bigint NOT NULL DEFAULT 0,
+  lease_until timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 50)""",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(f'{s}.{t}' for t in SYSTEM_TABLES)} TO svc_{s}",
+    ]
+
+
+def _dead_letters_ddl(s: str) -> list[str]:
+    return [
         f"""CREATE TABLE IF NOT EXISTS {s}.dead_letters (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   consumer text COLLATE "C" NOT NULL,
@@ -69,13 +82,6 @@ def system_tables_ddl(schema: str) -> list[str]:
         f"CREATE INDEX IF NOT EXISTS dead_letters_key_idx ON {s}.dead_letters (consumer, key, id)",
         f"""CREATE INDEX IF NOT EXISTS dead_letters_requested_idx ON {s}.dead_letters (consumer, key)
   WHERE requested_at IS NOT NULL""",
-        f"""CREATE TABLE IF NOT EXISTS {s}.leases (
-  name text COLLATE "C" PRIMARY KEY,
-  owner uuid,
-  epoch bigint NOT NULL DEFAULT 0,
-  lease_until timestamptz NOT NULL DEFAULT '-infinity'
-) WITH (fillfactor = 50)""",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(f'{s}.{t}' for t in SYSTEM_TABLES)} TO svc_{s}",
     ]
 
 

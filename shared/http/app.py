@@ -20,6 +20,14 @@ from shared.settings import Settings
 
 ReadyCheck = Callable[[], Awaitable[None]]
 
+_FASTAPI: dict[str, Any] = {
+    "docs_url": None,  # the gateway serves the reference of all services together
+    "redoc_url": None,
+    "openapi_url": None,
+    "generate_unique_id_function": openapi.operation_id,
+    "redirect_slashes": False,
+}
+
 
 def create_service(
     *,
@@ -51,17 +59,7 @@ def create_service(
                 stack.push_async_callback(stop)
             yield
 
-    app = FastAPI(
-        title=title,
-        description=description,
-        version="1",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        generate_unique_id_function=openapi.operation_id,
-        redirect_slashes=False,
-    )
+    app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, **_FASTAPI)
     app.state.settings = settings
     app.state.database = database
     for router in routers:
@@ -101,8 +99,3 @@ def _add_probes(
     async def status() -> Response:
         return json_response(await probe.status())
 
-
-def state_database(app: Any) -> Database:
-    """The database of a service's application."""
-    database: Database = app.state.database
-    return database

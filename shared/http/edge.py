@@ -14,7 +14,7 @@ from shared.metrics import REQUEST_SECONDS
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 STATUS_PATH = "/internal/status"
-STATUS_CALLERS = ("health",)
+STATUS_CALLERS = ("monitor",)
 """Who may ask a service how it is doing, and nothing else unless it is among the service's callers."""
 
 

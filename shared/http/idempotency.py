@@ -44,7 +44,7 @@ def ddl(schema: str) -> list[str]:
         # As the owner: old answers of every organisation go, and the service's role sees those of one.
         f"""CREATE FUNCTION {schema}.purge_idempotency_keys(older_than timestamptz) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
-$$ DELETE FROM {schema}.idempotency_keys WHERE created_at < older_than $$""",
+$$ DELETE FROM {schema}.idempotency_keys WHERE created_at < older_than $$""",  # noqa: S608 (the schema is our own name)
         f"REVOKE ALL ON FUNCTION {schema}.purge_idempotency_keys(timestamptz) FROM public",
         f"GRANT EXECUTE ON FUNCTION {schema}.purge_idempotency_keys(timestamptz) TO svc_{schema}",
     ]
@@ -67,9 +67,9 @@ async def once(
     if match is None:
         raise BadRequest("Idempotency-Key must be 1 to 255 printable ASCII characters.", code="invalid_idempotency_key")
     key, principal = match[1] or match[2], unit.principal
-    scope = _digest(
-        str(principal.organization_id), principal.actor_type, principal.actor_id, request.method, route, key
-    )
+    # Anonymous callers have no id: what one of them keyed must not stand in another one's way.
+    caller = principal.actor_id if principal.actor_type != "anonymous" else principal.client_address or ""
+    scope = _digest(str(principal.organization_id), principal.actor_type, caller, request.method, route, key)
     fingerprint = _digest(request.method, request.url.path, request.url.query, await request.body())
     session = await unit.begin()
     schema = unit.database.service

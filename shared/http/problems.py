@@ -118,7 +118,7 @@ def _validation_problem(error: RequestValidationError) -> Problem:
 
 
 def _reference_problem(error: asyncpg.ForeignKeyViolationError) -> Problem:
-    if "is still referenced" in error.detail if error.detail else error.message.startswith("update or delete"):
+    if "is still referenced" in (error.detail or ""):
         return errors.Conflict("Other resources still refer to this one.", code="still_referenced")
     # PostgreSQL leaves the key out where row-level security holds; the constraint's name has it, too.
     # Neither is passed on as it is: the values behind it are nobody's business.

@@ -16,6 +16,11 @@ class UnitOfWork:
         self._session: Session | None = None
         self._stack = AsyncExitStack()
 
+    @property
+    def begun(self) -> bool:
+        """Whether the transaction is open already; a keyed request opens it before its handler runs."""
+        return self._session is not None
+
     async def begin(self) -> Session:
         """The session; the first call opens the transaction in the caller's organisation."""
         if self._session is None:

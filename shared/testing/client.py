@@ -26,9 +26,7 @@ class SignedAs(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign one request; an identity is good for a minute."""
-        request.headers[IDENTITY_HEADER.decode()] = self.signer.sign(
-            self.principal, self.service, time.time()
-        ).decode()
+        request.headers[IDENTITY_HEADER.decode()] = self.signer.sign(self.principal, self.service, time.time()).decode()
         yield request
 
 

@@ -14,8 +14,8 @@ from types import FrameType
 
 import psutil
 
-from shared.postgres import PostgresError, account_for, binary, free_port, initialize, launch, stop_postmaster
-from shared.postgres.server import SUPERUSER, wait_until_ready
+from deploy.postgres import PostgresError, account_for, binary, free_port, initialize, launch, stop_postmaster
+from deploy.postgres.server import SUPERUSER, wait_until_ready
 
 READY = "ready"
 FAILED = "failed"

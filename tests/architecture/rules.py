@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PRODUCTION = ("cli", "gateway", "services", "shared")
+PRODUCTION = ("cli", "deploy", "gateway", "services", "shared")
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 40
 VAGUE_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "misc"})

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import system
+from services.identity.settings import IdentitySettings
 from shared.settings import Settings
 
 from . import rules
@@ -79,11 +80,13 @@ def test_the_rule_lets_good_code_pass(rule: Rule, path: str, source: str) -> Non
 
 
 def _variables() -> dict[str, str]:
-    """Every environment variable Settings reads, with its description."""
+    """Every environment variable the settings read, with its description."""
     found = {}
     for name, info in Settings.model_fields.items():
         alias = info.validation_alias
         found[alias if isinstance(alias, str) else f"GUARDIAN_{name.upper()}"] = info.description or ""
+    for name, info in IdentitySettings.model_fields.items():
+        found[f"GUARDIAN_IDENTITY_{name.upper()}"] = info.description or ""
     return found
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import psutil
 
-from shared.postgres import free_port
+from deploy.postgres import free_port
 from tests.bench.processes import cpu_percent, inside, memory_mb, platform_processes
 from tests.bench.report import Report
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.postgres import become
-from shared.postgres.account import Account
+from deploy.postgres import become
+from deploy.postgres.account import Account
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
 

@@ -20,6 +20,8 @@ from gateway.connections import ConnectionLimits
 from gateway.routing import Route
 from gateway.server import GatewayServer
 from shared.settings import Settings
+from shared.testing.server import TestServer
+from tests.gateway.world import World, running_world
 
 NOWHERE = "postgresql://postgres:x@127.0.0.1:1/none"
 LIMITS = ConnectionLimits(
@@ -314,3 +316,21 @@ def eventually() -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def module_world(
+    postgres_server: TestServer,
+    start: Callable[..., contextlib.AbstractContextManager[Live]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:
+    with running_world(postgres_server, start, tmp_path_factory.mktemp("world")) as running:
+        yield running
+
+
+@pytest.fixture
+def world(module_world: World, eventually: Callable[..., None]) -> World:
+    """The module's gateway with a database, plugged in and listening at the start of every test."""
+    module_world.plug()
+    eventually(module_world.listening, "listening")
+    return module_world

@@ -1,18 +1,12 @@
-"""API keys and sessions against a real PostgreSQL: cold, warm, revoked, and with the database away."""
+"""API keys against a real PostgreSQL: cold, warm, revoked, and with the database away."""
 
 import asyncio
 import contextlib
-import hashlib
-import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
-from uuid import UUID
 
 import asyncpg
 import pytest
@@ -25,181 +19,14 @@ from gateway.authenticate import Authenticator
 from gateway.credentials import Credentials
 from gateway.last_used import LastUsed
 from shared import clock
-from shared.auth import IdentityVerifier, api_key
+from shared.auth import api_key
 from shared.db import Database
 from shared.db.database import service_dsn
-from shared.db.migrations import provision
 from shared.errors import BadRequest, ServiceUnavailable, Unauthenticated
 from shared.ids import new_id
 from shared.settings import Settings
-from shared.testing.server import TestServer, run
-
-SQL = (Path(__file__).parent / "identity.sql").read_text()
-
-
-class Switchboard:
-    """A TCP relay to PostgreSQL that can be unplugged."""
-
-    def __init__(self, target: tuple[str, int]) -> None:
-        self.target = target
-        self.plugged = True
-        self.writers: set[asyncio.StreamWriter] = set()
-        self.relays: set[asyncio.Task[Any]] = set()
-        self.port = 0
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        relay = asyncio.current_task()
-        assert relay is not None
-        self.relays.add(relay)
-        relay.add_done_callback(self.relays.discard)
-        if not self.plugged:
-            writer.transport.abort()
-            return
-        upstream_reader, upstream = await asyncio.open_connection(*self.target)
-        self.writers |= {writer, upstream}
-        await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
-        self.writers -= {writer, upstream}
-
-    async def unplug(self) -> None:
-        self.plugged = False
-        for writer in list(self.writers):
-            writer.transport.abort()
-
-    async def run(self, ready: Callable[[], None]) -> None:
-        self.server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-        self.loop = asyncio.get_running_loop()
-        self.stopped = asyncio.Event()
-        ready()
-        await self.stopped.wait()
-        self.server.close()
-        await self.unplug()
-        await asyncio.gather(*self.relays)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.stopped.set)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.transport.abort()
-
-
-class World:
-    """A running gateway with an identity schema behind it."""
-
-    def __init__(self, front: Any, dsn: str, settings: Settings, board: Switchboard) -> None:
-        self.front = front
-        self.dsn = dsn
-        self.board = board
-        self.verifier = IdentityVerifier(settings.derive_key, "echo", ["gateway"])
-
-    def sql(self, statement: str, *arguments: Any) -> Any:
-        async def work() -> Any:
-            connection = await asyncpg.connect(self.dsn)
-            try:
-                return await connection.fetchval(statement, *arguments)
-            finally:
-                await connection.close()
-
-        return run(work)
-
-    def key(self, *scopes: str, **fields: Any) -> api_key.NewKey:
-        made = api_key.generate("live")
-        values = {
-            "public_id": made.public_id,
-            "secret_sha256": made.sha256,
-            "organization_id": new_id(),
-            "actor_id": f"key-{made.public_id}",
-            "scopes": list(scopes),
-            **fields,
-        }
-        slots = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-        self.sql(f"INSERT INTO identity.keys ({', '.join(values)}) VALUES ({slots})", *values.values())
-        return made
-
-    def session(self, **fields: Any) -> tuple[str, str]:
-        token, user = secrets.token_urlsafe(32), str(new_id())
-        values = {
-            "token_sha256": hashlib.sha256(token.encode()).digest(),
-            "organization_id": new_id(),
-            "user_id": user,
-            "scopes": ["contacts:read"],
-            "expires_at": clock.now() + timedelta(hours=1),
-            "authenticated_at": clock.now() - timedelta(minutes=5),
-            **fields,
-        }
-        slots = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-        self.sql(f"INSERT INTO identity.sessions ({', '.join(values)}) VALUES ({slots})", *values.values())
-        return token, user
-
-    def call(self, text: str, path: str = "/v1/private") -> Any:
-        return self.front.get(path, f"Authorization: Bearer {text}")
-
-    def asked(self, key: api_key.NewKey) -> int:
-        count = self.sql("SELECT count(*) FROM identity.asked WHERE what = $1", f"key:{key.public_id}")
-        assert isinstance(count, int)
-        return count
-
-    def principal(self) -> Any:
-        (header,) = self.front.header("guardian-identity")
-        return self.verifier.verify(header.encode(), time.time())
-
-    def listening(self) -> bool:
-        return bool(self.front.get("/readyz").json["credentials"] == "listening")
-
-    def unplug(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.board.unplug(), self.board.loop).result(5)
-
-    def plug(self) -> None:
-        self.board.plugged = True
-
-
-@pytest.fixture(scope="module")
-def world(
-    postgres_server: TestServer,
-    start: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[World]:
-    dsn = postgres_server.create_database(f"gateway_{new_id().hex}")
-    target = urlsplit(dsn)
-    board = Switchboard((target.hostname or "", target.port or 5432))
-    ready = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(board.run(ready.set)))
-    thread.start()
-    assert ready.wait(5)
-    address = f"{target.netloc.rpartition('@')[0]}@127.0.0.1:{board.port}"
-    settings = Settings(
-        environment="test",
-        home=tmp_path_factory.mktemp("world"),
-        database_url=SecretStr(urlunsplit(target._replace(netloc=address))),
-    )
-    direct = settings.model_copy(update={"database_url": SecretStr(dsn)})
-
-    async def prepare() -> None:
-        await provision(direct, ["identity", "gateway"])
-        connection = await asyncpg.connect(dsn)
-        await connection.execute(SQL)
-        await connection.close()
-
-    run(prepare)
-    with start(settings) as front:
-        yield World(front, dsn, settings, board)
-    board.stop()
-    thread.join(10)
-    postgres_server.drop_database(target.path[1:])
-
-
-@pytest.fixture(autouse=True)
-def plugged(world: World, eventually: Callable[..., None]) -> None:
-    world.plug()
-    eventually(world.listening, "listening")
+from shared.testing.server import run
+from tests.gateway.world import World
 
 
 def test_a_key_becomes_the_principal_the_service_sees(world: World) -> None:
@@ -421,87 +248,6 @@ def test_too_many_cold_lookups_at_once_are_turned_away(monkeypatch: Any) -> None
         assert await asyncio.gather(*waiting) == [None, None]
 
     asyncio.run(scenario())
-
-
-def test_a_session_becomes_the_principal(world: World) -> None:
-    organization = new_id()
-    token, user = world.session(organization_id=organization)
-    assert world.front.get("/v1/private", f"Cookie: a=b; guardian_session={token}; c=d").status == 200
-    principal = world.principal()
-    assert (principal.actor_type, principal.actor_id) == ("user", user)
-    assert principal.organization_id == organization
-    assert principal.auth_method == "session"
-    assert principal.session_id == hashlib.sha256(token.encode()).hexdigest()
-    assert 290 < time.time() - principal.auth_time < 310
-    assert world.front.header("cookie") == []
-
-
-def test_a_session_without_an_organisation_sees_none(world: World) -> None:
-    token, _ = world.session(organization_id=None, scopes=[])
-    assert world.front.get("/v1/private", f"Cookie: guardian_session={token}").status == 200
-    assert world.principal().organization_id == UUID(int=0)
-
-
-@pytest.mark.parametrize("token", ["", "x", "unknown" * 6, "y" * 300, "é"])
-def test_unknown_sessions_are_refused(world: World, token: str) -> None:
-    reply = world.front.get("/v1/private", f"Cookie: guardian_session={token}")
-    assert (reply.status, reply.code) == (401, "session_expired")
-
-
-def test_an_expired_session_is_refused_but_does_not_keep_anyone_from_what_is_public(world: World) -> None:
-    token, _ = world.session(expires_at=clock.now() - timedelta(seconds=1))
-    cookie = f"Cookie: guardian_session={token}"
-    assert world.front.get("/v1/private", cookie).code == "session_expired"
-    assert world.front.get("/v1/echo", cookie).status == 200
-    assert world.principal().actor_type == "anonymous"
-    assert world.front.get("/v1/echo", "Authorization: Bearer gdn_live_mistyped").status == 200
-
-
-def test_two_different_session_cookies_are_refused(world: World) -> None:
-    token, _ = world.session()
-    reply = world.front.get("/v1/private", f"Cookie: guardian_session={token}; guardian_session=planted")
-    assert (reply.status, reply.code) == (400, "ambiguous_session")
-
-
-@pytest.mark.parametrize("payload", ["session:{session}", "user:{user}", "organization:{organization}", "*"])
-def test_a_session_ends_within_a_second(world: World, eventually: Callable[..., None], payload: str) -> None:
-    organization = new_id()
-    token, user = world.session(organization_id=organization)
-    cookie = f"Cookie: guardian_session={token}"
-    assert world.front.get("/v1/private", cookie).status == 200
-    digest = hashlib.sha256(token.encode())
-    world.sql("DELETE FROM identity.sessions WHERE token_sha256 = $1", digest.digest())
-    text = payload.format(session=digest.hexdigest(), user=user, organization=organization)
-    world.sql("SELECT pg_notify('guardian_credentials', $1)", text)
-    began = time.monotonic()
-    eventually(lambda: world.front.get("/v1/private", cookie).status == 401)
-    assert time.monotonic() - began < 1
-
-
-CROSS_ORIGIN = [
-    pytest.param("POST", [], 200, id="no-browser"),
-    pytest.param("POST", ["Sec-Fetch-Site: same-origin"], 200, id="same-origin"),
-    pytest.param("POST", ["Sec-Fetch-Site: none"], 200, id="typed"),
-    pytest.param("POST", ["Sec-Fetch-Site: cross-site"], 403, id="cross-site"),
-    pytest.param("POST", ["Sec-Fetch-Site: same-site"], 403, id="same-site"),
-    pytest.param("POST", ["Sec-Fetch-Site: same-origin", "Origin: https://evil.example"], 200, id="site-decides"),
-    pytest.param("POST", ["Origin: http://api.example"], 200, id="old-browser-same-host"),
-    pytest.param("POST", ["Origin: https://evil.example"], 403, id="old-browser-other-host"),
-    pytest.param("POST", ["Origin: null"], 403, id="opaque-origin"),
-    pytest.param("POST", ["Origin: http://[broken"], 403, id="broken-origin"),
-    pytest.param("GET", ["Sec-Fetch-Site: cross-site", "Origin: https://evil.example"], 200, id="safe-method"),
-]
-
-
-@pytest.mark.parametrize("method, headers, status", CROSS_ORIGIN)
-def test_cookies_count_only_from_our_own_pages(world: World, method: str, headers: list[str], status: int) -> None:
-    token, _ = world.session()
-    reply = world.front.get("/v1/private", f"Cookie: guardian_session={token}", *headers, method=method)
-    assert reply.status == status
-    if status == 403:
-        assert reply.code == "cross_origin_request"
-    public = world.front.get("/v1/echo", *headers, method=method)
-    assert public.status == status, "a sign-in must not be forged either"
 
 
 def test_a_key_is_never_sent_by_a_browser_itself_so_its_origin_does_not_matter(world: World) -> None:

@@ -4,68 +4,20 @@
 """
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
 from uuid import UUID
 
 import pytest
 
 from shared import clock
-from shared.db import Database, Session
-from shared.events import Bus, CloudEvent, Consumer, Fenced, Received, Relay, Subscription, Tuning
-from shared.events.consumer import Handler
-from shared.events.deadletters import dead, redrive
+from shared.events import Fenced
 from shared.ids import new_id
-from shared.logs import current_traceparent
-from tests.shared.events.support import (
-    TOPIC,
-    TRACEPARENT,
-    count,
-    effects,
-    make_event,
-    publish_all,
-    record,
-    until,
-)
+from tests.shared.events.consumer_conformance import ConsumerConformance
+from tests.shared.events.harness import Harness, numbers, take
+from tests.shared.events.support import TOPIC, TRACEPARENT, make_event, until
 
 
-class Harness(Protocol):
-    async def bus(self) -> Bus:
-        """The started bus as one more process sees it."""
-
-    async def lose(self, bus: Bus, member: Subscription) -> None:
-        """The process of ``member`` stops without a word, and is noticed as this bus notices it."""
-
-    async def append_unreadable(self, key: str) -> None:
-        """An entry that is no CloudEvent, under ``key``."""
-
-    async def database(self) -> Database:
-        """The consuming service's database."""
-
-
-async def take(member: Subscription, wanted: int, *, limit: int = 100, seconds: float = 10.0) -> list[Received]:
-    """Fetch and commit until ``wanted`` entries came."""
-    got: list[Received] = []
-    deadline = asyncio.get_running_loop().time() + seconds
-    while len(got) < wanted:
-        assert asyncio.get_running_loop().time() < deadline, f"{len(got)} of {wanted} entries came"
-        batch = await member.fetch(limit, 0.2)
-        got += batch
-        if batch:
-            await member.commit(batch)
-    return got
-
-
-def numbers(received: Sequence[Received]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for each in received:
-        assert each.event is not None
-        found.setdefault(each.key, []).append(each.event.sequence)
-    return found
-
-
-class BusConformance:
+class BusConformance(ConsumerConformance):
     async def test_what_is_appended_is_received_unchanged(self, harness: Harness) -> None:
         bus = await harness.bus()
         sent = make_event(3, traceparent=TRACEPARENT, correlationid="c", causationid="d", authid="me", dataregion="eu")
@@ -261,154 +213,3 @@ class BusConformance:
         assert sum((await bus.lag("beta.a")).values()) == 3
         assert len(await take(member, 3)) == 3
         await member.close()
-
-    # --- the consumer on this bus -------------------------------------------------------------
-
-    async def consume(
-        self, harness: Harness, bus: Bus, handler: Handler, run_size: int = 100
-    ) -> tuple[Consumer, asyncio.Task[None]]:
-        consumer = Consumer(
-            await harness.database(), bus, "beta.test", [TOPIC], handler,
-            tuning=Tuning(run_size=run_size, first_delay=0.001, longest_delay=0.002),
-        )  # fmt: skip
-        return consumer, asyncio.create_task(consumer.run())
-
-    async def end(self, consumer: Consumer, task: asyncio.Task[None]) -> None:
-        consumer.stop()
-        await asyncio.wait_for(task, 5)
-
-    async def test_offsets_reset_to_zero_repeat_no_effect(self, harness: Harness) -> None:
-        bus, database = await harness.bus(), await harness.database()
-        organizations = [new_id() for _ in range(5)]
-        await bus.append(TOPIC, [make_event(n, organization=o) for n in range(40) for o in organizations])
-        consumer, task = await self.consume(harness, bus, record)
-
-        async def caught_up() -> bool:
-            return await bus.lag("beta.test") == {} and await count(database) >= 200
-
-        await until(caught_up)
-        await bus.seek("beta.test", [TOPIC], "earliest")
-        await until(caught_up)
-        assert await count(database) == 200
-        await self.end(consumer, task)
-
-    async def test_a_poison_event_parks_its_key_and_nothing_else(self, harness: Harness) -> None:
-        bus, database = await harness.bus(), await harness.database()
-        organization, poisoned, healthy = new_id(), new_id(), new_id()
-        cured = False
-
-        async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
-            if not cured and any(e.subject == poisoned and e.sequence == 2 for e in events):
-                raise ZeroDivisionError("poison")
-            await record(session, events)
-
-        await bus.append(
-            TOPIC, [make_event(n, organization=organization, entity=e) for n in range(5) for e in (poisoned, healthy)]
-        )
-        consumer, task = await self.consume(harness, bus, handler)
-
-        async def dealt_with() -> bool:
-            return (
-                await bus.lag("beta.test") == {} and await count(database) + await count(database, "dead_letters") >= 10
-            )
-
-        await until(dealt_with)
-        bad, good = f"{organization}/{poisoned}", f"{organization}/{healthy}"
-        assert await effects(database) == {bad: [0, 1], good: [0, 1, 2, 3, 4]}
-        letters = await dead(database, "beta.test")
-        assert [(each.reason, each.key) for each in letters] == [("failed", bad), ("parked", bad), ("parked", bad)]
-        assert "poison" in (letters[0].error or "")
-        await bus.append(TOPIC, [make_event(5, organization=organization, entity=poisoned)])
-
-        async def one_more() -> bool:
-            return await count(database, "dead_letters") == 4
-
-        await until(one_more)
-        cured = True
-        assert await redrive(database, "beta.test") == 4
-        assert await consumer.redrive_requested() == 4
-        await bus.append(TOPIC, [make_event(6, organization=organization, entity=poisoned)])
-
-        async def complete() -> bool:
-            return (await effects(database))[bad] == [0, 1, 2, 3, 4, 5, 6]
-
-        await until(complete)
-        assert await count(database, "dead_letters") == 0
-        await self.end(consumer, task)
-
-    async def test_an_entry_that_is_no_event_goes_to_the_dead_letters(self, harness: Harness) -> None:
-        bus, database = await harness.bus(), await harness.database()
-        organization, entity = new_id(), new_id()
-        key = f"{organization}/{entity}"
-        await bus.append(TOPIC, [make_event(0, organization=organization, entity=entity)])
-        await harness.append_unreadable(key)
-        await bus.append(TOPIC, [make_event(1, organization=organization, entity=entity), make_event(7)])
-        consumer, task = await self.consume(harness, bus, record)
-
-        async def dealt_with() -> bool:
-            return await count(database, "dead_letters") == 2 and await count(database) == 2
-
-        await until(dealt_with)
-        letters = await dead(database, "beta.test")
-        assert [each.reason for each in letters] == ["invalid", "parked"]
-        assert (await effects(database))[key] == [0]
-        assert b"unreadable" in letters[0].body
-        await self.end(consumer, task)
-
-    async def test_the_trace_goes_through(self, harness: Harness) -> None:
-        bus, database = await harness.bus(), await harness.database()
-        seen: list[str | None] = []
-
-        async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
-            seen.append(current_traceparent())
-
-        consumer, task = await self.consume(harness, bus, handler)
-        await bus.append(TOPIC, [make_event(traceparent=TRACEPARENT)])
-        await until(lambda: bool(seen))
-        assert seen == [TRACEPARENT]
-        await self.end(consumer, task)
-        assert await count(database) == 0
-
-    async def test_outbox_to_effect(self, harness: Harness) -> None:
-        bus, database = await harness.bus(), await harness.database()
-        organization, entity = new_id(), new_id()
-        for n in range(30):
-            await publish_all(database, organization, entity, [n])
-        relay = Relay(database, bus, batch=7)
-        consumer = Consumer(database, bus, "beta.test", [relay.topic], record)
-        task = asyncio.create_task(consumer.run())
-        while await relay.drain_once():
-            pass
-
-        async def complete() -> bool:
-            return await count(database) >= 30
-
-        await until(complete)
-        assert await effects(database) == {f"{organization}/{entity}": list(range(30))}
-        await self.end(consumer, task)
-        await relay.stop()
-
-    async def test_two_relays_at_once_double_nothing(self, harness: Harness) -> None:
-        bus, database = await harness.bus(), await harness.database()
-        one, two = Relay(database, bus, batch=5, lease_seconds=0.2), Relay(database, bus, batch=5, lease_seconds=0.2)
-        organization = new_id()
-        entities: list[UUID] = [new_id() for _ in range(4)]
-        tasks = [asyncio.create_task(relay.run()) for relay in (one, two)]
-        for n in range(20):
-            for entity in entities:
-                await publish_all(database, organization, entity, [n])
-            if n % 5 == 0:
-                await (one if one.active else two).stop()
-
-        async def drained() -> bool:
-            return await count(database, "outbox") == 0
-
-        await until(drained)
-        entries = [e async for e in bus.read([one.topic], "earliest", follow=False)]
-        if not bus.features.atomic_relay:  # the fenced relay may have sent a batch it could not remove
-            first = {e.event.id: e for e in reversed(entries) if e.event}
-            entries = [e for e in entries if e.event and first[e.event.id] is e]
-        assert numbers(entries) == {f"{organization}/{entity}": list(range(20)) for entity in entities}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

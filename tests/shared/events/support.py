@@ -1,4 +1,4 @@
-"""What the event tests share: made-up events, a handler that leaves traces, waiting for a condition."""
+"""What the event tests share: made-up events, consumers, handlers that leave traces or fail, waiting for a condition."""
 
 import asyncio
 import time
@@ -9,11 +9,15 @@ from uuid import UUID
 from shared import clock
 from shared.auth import Principal
 from shared.db import Database, Session
-from shared.events import CloudEvent, Event, PersonalData, event, publish
+from shared.events import CloudEvent, Consumer, Event, PersonalData, Received, Tuning, event, publish
+from shared.events.consumer import Handler
 from shared.events.envelope import schema_uri
+from shared.events.memory import MemoryBus
 from shared.ids import new_id
 
+ProcessFactory = Callable[..., Awaitable[Database]]
 TOPIC = "guardian.beta.events"
+GROUP = "beta.test"
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
@@ -62,6 +66,37 @@ async def record(session: Session, events: Sequence[CloudEvent]) -> None:
         "INSERT INTO effects (organization_id, event_id, key, sequence) VALUES ($1, $2, $3, $4)",
         [(each.organization_id, each.id, each.partitionkey, each.sequence) for each in events],
     )
+
+
+def failing(when: Callable[[CloudEvent], bool], error: Exception) -> Handler:
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        await record(session, events)
+        if any(when(each) for each in events):
+            raise error
+
+    return handler
+
+
+class Poison:
+    """A handler that fails for chosen sequences, of every entity or of one, until cured."""
+
+    def __init__(self, *sequences: int, entity: UUID | None = None) -> None:
+        self.sequences = set(sequences)
+        self.entity = entity
+
+    async def __call__(self, session: Session, events: Sequence[CloudEvent]) -> None:
+        await record(session, events)
+        if any(each.sequence in self.sequences and self.entity in {None, each.subject} for each in events):
+            raise ValueError("poison")
+
+
+def consumer_of(database: Database, handlers: Any, **options: Any) -> Consumer:
+    options.setdefault("tuning", Tuning(first_delay=0.001, longest_delay=0.002))
+    return Consumer(database, options.pop("bus", MemoryBus()), GROUP, [TOPIC], handlers, **options)
+
+
+def received(events: Sequence[CloudEvent]) -> list[Received]:
+    return [Received(TOPIC, 0, n, each.partitionkey, each) for n, each in enumerate(events)]
 
 
 async def effects(database: Database) -> dict[str, list[int]]:

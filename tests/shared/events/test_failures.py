@@ -23,6 +23,7 @@ def caused(cause: BaseException | None) -> ServiceUnavailable:
         asyncpg.InterfaceError("connection is closed"),
         caused(OSError()),
         caused(TimeoutError()),
+        caused(asyncpg.InternalClientError("unexpected")),
         ExceptionGroup("both", [ValueError(), ConnectionResetError()]),
     ],
 )

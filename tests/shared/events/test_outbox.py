@@ -119,5 +119,5 @@ async def test_an_event_is_no_file(process: ProcessFactory) -> None:
     async with database.transaction(organization) as session:
         with pytest.raises(ValueError, match="bytes, more than"):
             publish(
-                session, ThingChanged(name="x" * 300_000), subject=new_id(), sequence=1, principal=system(organization)
+                session, ThingChanged(name="x" * 600_000), subject=new_id(), sequence=1, principal=system(organization)
             )

@@ -1,0 +1,1 @@
+"""`guardian`: the composition root, and the only place that knows every service."""

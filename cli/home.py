@@ -1,0 +1,54 @@
+"""The home of a platform: the folder that holds its data, its secret and what it tells others about itself."""
+
+import os
+import secrets
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from cli.postgres import EmbeddedPostgres
+from shared.settings import DEVELOPMENT_SECRET, Settings
+
+SECRET_FILE = "secret.key"  # noqa: S105 (a file name)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read; whoever reads it sees the old text or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def with_secret(settings: Settings) -> Settings:
+    """The settings with a root secret of this home's own, where the environment gives none."""
+    if settings.secret_key.get_secret_value() != DEVELOPMENT_SECRET:
+        return settings
+    path = settings.home / SECRET_FILE
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(48))
+    return changed(settings, secret_key=SecretStr(path.read_text().strip()))
+
+
+def changed(settings: Settings, **values: object) -> Settings:
+    """The settings with some values replaced."""
+    return settings.model_copy(update=values)
+
+
+class NoPlatform(Exception):
+    """There is no database to look at, and what to do about it."""
+
+
+def connected_settings() -> Settings:
+    """Settings with the DSN of ``DATABASE_URL`` or of the PostgreSQL a running ``guardian up`` holds."""
+    settings = Settings()
+    if settings.database_url is not None:
+        return settings
+    dsn = EmbeddedPostgres(settings.home).running_dsn()
+    if dsn is None:
+        raise NoPlatform(
+            f"no platform is running in {settings.home}: start it with 'make run', point GUARDIAN_HOME at its home, "
+            "or set DATABASE_URL"
+        )
+    return changed(with_secret(settings), database_url=SecretStr(dsn))

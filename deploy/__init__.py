@@ -1,0 +1,1 @@
+"""What runs the platform's outside parts: the embedded PostgreSQL, scripts, container files."""

@@ -1,0 +1,51 @@
+"""Schemathesis on the merged document, single calls and sequences of them: nothing answers 5xx."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from cli.contracts import merged_document
+from tests.e2e.platform import RunningPlatform
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
+schema: Any = schemathesis.openapi.from_dict(merged_document())
+# These would end the credential or the organisation the run itself uses.
+schema = schema.exclude(path_regex=r"^/v1/(sessions/current|members|api-keys/|organization|me/password)")
+
+
+def _authorized(platform: RunningPlatform) -> dict[str, str]:
+    return {"Authorization": f"Bearer {platform.demo['organizations'][0]['api_key']}"}
+
+
+@schema.parametrize()
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+def test_single_calls(case: Any, platform: RunningPlatform) -> None:
+    answer = case.call(base_url=platform.base_url, headers=_authorized(platform))
+    case.validate_response(answer, checks=CHECKS)
+
+
+def test_sequences_of_calls(platform: RunningPlatform) -> None:
+    machine = schema.as_state_machine()
+    base_url, headers = platform.base_url, _authorized(platform)
+
+    class Calls(machine):  # type: ignore[misc, valid-type]
+        def get_call_kwargs(self, case: Any) -> dict[str, Any]:
+            return {"base_url": base_url, "headers": headers}
+
+        def validate_response(self, response: Any, case: Any, additional_checks: Any = None, **_: Any) -> None:
+            case.validate_response(response, checks=CHECKS)
+
+    Calls.run(
+        settings=settings(
+            max_examples=20, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
+        )
+    )

@@ -1,0 +1,76 @@
+"""``kill -9`` in a write loop, ten times: every acknowledged write is there once, with its one audit entry."""
+
+import threading
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.platform import RunningPlatform, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+KILLS = 10
+WRITERS = 4
+
+
+class _Writers:
+    """Threads that create contacts as fast as they can and keep what was acknowledged."""
+
+    def __init__(self, platform: RunningPlatform, round_number: int) -> None:
+        self.acknowledged: list[str] = []
+        self._platform = platform
+        self._round = round_number
+        self._threads = [threading.Thread(target=self._write, args=(number,)) for number in range(WRITERS)]
+
+    def run_until_killed(self, after: int) -> None:
+        for thread in self._threads:
+            thread.start()
+        wait_for(lambda: len(self.acknowledged) >= after, 30)
+        self._platform.kill()
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, writer: int) -> None:
+        with self._platform.client() as client:
+            for number in range(10_000):
+                name = f"k{self._round}-{writer}-{number}"
+                try:
+                    made = client.post("/v1/contacts", json={"first_name": name, "tags": ["kill-test"]})
+                except httpx.TransportError:
+                    return
+                assert made.status_code == 201, made.text
+                self.acknowledged.append(made.json()["id"])
+
+
+def _all(client: httpx.Client, path: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = client.get(path, params={**params, **cursor, "limit": 200}).json()
+        rows += page["data"]
+        if not page["has_more"]:
+            return rows
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def test_no_acknowledged_write_is_lost(own_platform: RunningPlatform) -> None:
+    acknowledged: set[str] = set()
+    for round_number in range(KILLS):
+        own_platform.start()
+        writers = _Writers(own_platform, round_number)
+        writers.run_until_killed(after=20 + 17 * round_number)
+        acknowledged |= set(writers.acknowledged)
+    own_platform.start()
+    with own_platform.client() as client:
+        rows = [row["id"] for row in _all(client, "/v1/contacts", {"tag": "kill-test"})]
+        assert len(rows) == len(set(rows))
+        assert acknowledged <= set(rows)
+        # A write whose answer was lost may be there too: at most one for each writer and kill.
+        assert len(rows) - len(acknowledged) <= KILLS * WRITERS
+
+        def audited() -> list[str]:
+            entries = _all(client, "/v1/audit/events", {"action": "contact.created"})
+            return [entry["target"]["id"] for entry in entries if entry["target"]["id"] in set(rows)]
+
+        found = wait_for(lambda: len(each := audited()) >= len(rows) and each, 60)
+        assert sorted(found) == sorted(rows), "each row has exactly one audit entry"

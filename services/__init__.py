@@ -1,0 +1,1 @@
+"""One folder per independently deployable service; a service never imports another."""

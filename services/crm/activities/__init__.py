@@ -1,0 +1,1 @@
+"""Activities: calls, mails, meetings, notes and tasks around contacts, companies and deals."""

@@ -1,0 +1,1 @@
+"""Custom fields: an organisation's own typed fields on its records."""

@@ -1,0 +1,1 @@
+"""What contacts, companies, deals and activities have in common: storage, lists, search, changes."""

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from cli.system import SERVICES, Service
-from gateway.app import create_gateway
+from gateway.app import Gateway, create_gateway
 from gateway.routing import Route
 from shared.events import Worker
 from shared.http.hosting import Hosted
@@ -39,9 +39,9 @@ def load_workers(settings: Settings) -> list[Worker]:
     return [service.load("worker")(settings) for service in SERVICES if service.name != "health"]
 
 
-def load_gateway(settings: Settings, apps: Mapping[str, Any], document: Mapping[str, Any]) -> Any:
+def load_gateway(settings: Settings, apps: Mapping[str, Any]) -> Gateway:
     """The gateway over in-process applications; it runs their lifespans with its own."""
-    return create_gateway(settings, apps, routes(), openapi=document)
+    return create_gateway(settings, apps, routes(), sign_in=("POST", "/v1/sessions"))
 
 
 @asynccontextmanager

@@ -15,7 +15,6 @@ import uvloop
 from pydantic import SecretStr
 
 from cli import home, welcome
-from cli.contracts import merged_document
 from cli.demo import load as demo
 from cli.hosting import load_apps, load_gateway, load_workers, working
 from cli.migrate import behind, migrate
@@ -88,7 +87,7 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
         with step("Preparing the database") as progress:
             await migrate(settings, lambda service: progress.update(note=service))
     apps = load_apps(settings)
-    gateway = load_gateway(settings, apps, merged_document())
+    gateway = load_gateway(settings, apps)
     server = _Server(gateway, settings)
     _stop_on_signals(server)
     async with working(load_workers(settings)):

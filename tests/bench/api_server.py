@@ -7,7 +7,6 @@ import sys
 import uvicorn
 import uvloop
 
-from cli.contracts import merged_document
 from cli.hosting import load_apps, load_gateway, load_workers, working
 from gateway.server import GatewayServer
 from shared import logs
@@ -15,7 +14,7 @@ from shared.settings import Settings
 
 
 async def _ours(settings: Settings) -> None:
-    await GatewayServer(load_gateway(settings, load_apps(settings), merged_document()), settings).serve()
+    await GatewayServer(load_gateway(settings, load_apps(settings)), settings).serve()
 
 
 async def _workers(settings: Settings) -> None:

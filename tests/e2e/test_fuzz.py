@@ -26,7 +26,7 @@ def _authorized(platform: RunningPlatform) -> dict[str, str]:
     return {"Authorization": f"Bearer {platform.demo['organizations'][0]['api_key']}"}
 
 
-@schema.parametrize()
+@schema.parametrize()  # type: ignore[untyped-decorator]
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_single_calls(case: Any, platform: RunningPlatform) -> None:
     answer = case.call(base_url=platform.base_url, headers=_authorized(platform))

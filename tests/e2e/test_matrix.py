@@ -151,8 +151,9 @@ def test_with_a_session_of_another_organisation(
 @pytest.fixture(scope="module")
 def session(platform: RunningPlatform) -> Iterator[httpx.Client]:
     """Signed in as the owner of the second organisation."""
-    with _sign_in(platform) as client:
-        yield client
+    client = _sign_in(platform)
+    yield client
+    client.close()
 
 
 def _sign_in(platform: RunningPlatform) -> httpx.Client:

@@ -66,13 +66,14 @@ def test_the_contract_is_served_as_json(start: Any, offline_settings: Any) -> No
         assert front.get("/openapi.json").json == document
 
 
-def test_without_a_contract_it_says_so(front: Any, monkeypatch: Any, tmp_path: Any) -> None:
+def test_without_a_contract_it_says_so(start: Any, offline_settings: Any, monkeypatch: Any, tmp_path: Any) -> None:
     from gateway import pages
 
     monkeypatch.setattr(pages, "CONTRACT", tmp_path / "openapi.yaml")
-    assert front.get("/openapi.json").code == "not_found"
-    (tmp_path / "openapi.yaml").write_text("openapi: 3.1.0\n")
-    assert front.get("/openapi.json").json == {"openapi": "3.1.0"}
+    with start(offline_settings) as fresh:
+        assert fresh.get("/openapi.json").code == "not_found"
+        (tmp_path / "openapi.yaml").write_text("openapi: 3.1.0\n")
+        assert fresh.get("/openapi.json").json == {"openapi": "3.1.0"}
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])

@@ -177,7 +177,8 @@ async def test_a_parked_record_is_seen(working: Platform) -> None:
 
     async def parked() -> bool:
         _, body = await working.page.get()
-        return bool(part(body["details"]["consumers"], group="audit")["dead_letters"] == 2)
+        consumer = part(body["details"]["consumers"], group="audit")
+        return (consumer["dead_letters"], consumer["lag"]) == (2, 0)
 
     await until(parked)
     _, body = await working.page.get()

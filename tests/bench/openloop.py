@@ -78,23 +78,34 @@ class Generator:
             self._free.get_nowait().writer.close()
 
     async def _one(self, raw: bytes, due: float, result: Result) -> None:
-        connection = await self._acquire()
         try:
-            status = await connection.ask(raw)
-        except (OSError, EOFError, asyncio.IncompleteReadError):
+            status = await self._ask(raw)
+        except (OSError, EOFError):
             result.failed += 1
-            self._room += 1
             return
-        self._free.put_nowait(connection)
         result.latencies.append(asyncio.get_running_loop().time() - due)
         if status >= 300:
             result.failed += 1
 
-    async def _acquire(self) -> _Connection:
+    async def _ask(self, raw: bytes) -> int:
+        while True:
+            connection, kept = await self._acquire()
+            try:
+                status = await connection.ask(raw)
+            except (OSError, EOFError):
+                connection.writer.close()
+                self._room += 1
+                if not kept:
+                    raise
+                continue  # the server closed a connection it had kept long enough: any client opens another
+            self._free.put_nowait(connection)
+            return status
+
+    async def _acquire(self) -> tuple[_Connection, bool]:
         if self._free.empty() and self._room > 0:
             self._room -= 1
-            return _Connection(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20))
-        return await self._free.get()
+            return _Connection(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)), False
+        return await self._free.get(), True
 
 
 def request(method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes = b"") -> bytes:

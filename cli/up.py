@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from cli import home, welcome
 from cli.demo import load as demo
 from cli.hosting import load_apps, load_gateway, load_workers, working
-from cli.migrate import behind, migrate
+from cli.migrate import UNREACHABLE, NewerSchema, behind, migrate
 from cli.postgres import EmbeddedPostgres
 from cli.progress import step
 from deploy.postgres import PostgresError
@@ -83,9 +83,7 @@ def _start_postgres(settings: Settings) -> tuple[EmbeddedPostgres, Settings]:
 
 async def _run(settings: Settings, listener: socket.socket) -> None:
     logs.configure(settings)
-    if await behind(settings):
-        with step("Preparing the database") as progress:
-            await migrate(settings, lambda service: progress.update(note=service))
+    await _prepare_database(settings)
     apps = load_apps(settings)
     gateway = load_gateway(settings, apps)
     server = _Server(gateway, settings)
@@ -102,6 +100,20 @@ async def _run(settings: Settings, listener: socket.socket) -> None:
 def _tell_failure(greeting: asyncio.Task[None]) -> None:
     if not greeting.cancelled() and greeting.exception() is not None:
         _log.error("demo_not_loaded", exc_info=greeting.exception())
+
+
+async def _prepare_database(settings: Settings) -> None:
+    try:
+        if await behind(settings):
+            with step("Preparing the database") as progress:
+                await migrate(settings, lambda service: progress.update(note=service))
+    except NewerSchema as error:
+        raise CannotStart(str(error)) from error
+    except UNREACHABLE as error:
+        raise CannotStart(
+            f"The database of DATABASE_URL cannot be used: {error}. Check its address and that its user may create "
+            "roles and schemas; without DATABASE_URL the platform brings a PostgreSQL of its own."
+        ) from error
 
 
 class _Server(GatewayServer):

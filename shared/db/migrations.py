@@ -154,6 +154,13 @@ async def _current(connection: asyncpg.Connection[asyncpg.Record], service: str)
 
 
 @cache
+def knows(service: str, version: str) -> bool:
+    """Whether the code has this version of a service's schema; it has none that a newer release made."""
+    revisions = ScriptDirectory.from_config(_config(service)).walk_revisions()
+    return any(each.revision == version for each in revisions)
+
+
+@cache
 def head(service: str) -> str | None:
     """The newest version of a service's schema in the code."""
     return ScriptDirectory.from_config(_config(service)).get_current_head()

@@ -9,6 +9,7 @@ grants, but writes the log only through ``bus.append`` and ``bus.prune``: SECURI
 accept nothing but the topic of the caller's own name.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 from importlib.resources import files
@@ -101,13 +102,31 @@ def bus_grants(service: str) -> list[str]:
     ]
 
 
+def bus_version() -> str:
+    """What names this version of ``bus.sql``; the schema's comment holds the one that was applied."""
+    return hashlib.sha256(bus_ddl().encode()).hexdigest()[:12]
+
+
+async def applied_bus_version(dsn: str) -> str | None:
+    """The version of the schema ``bus`` in a database, or None where there is none."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        version: str | None = await connection.fetchval(
+            "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'bus'"
+        )
+        return version
+    finally:
+        await connection.close()
+
+
 async def migrate_bus(dsn: str, services: Iterable[str]) -> None:
     """Bring the schema ``bus`` to this version and let the services use it. ``dsn`` is the owner's."""
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(hashtext('guardian bus'))")
-            for statement in [bus_ddl(), *(grant for service in services for grant in bus_grants(service))]:
+            grants = [grant for service in services for grant in bus_grants(service)]
+            for statement in [bus_ddl(), *grants, f"COMMENT ON SCHEMA bus IS '{bus_version()}'"]:
                 await connection.execute(statement)
     finally:
         await connection.close()

@@ -98,4 +98,3 @@ def _add_probes(
     @app.get(STATUS_PATH, include_in_schema=False)
     async def status() -> Response:
         return json_response(await probe.status())
-

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import psutil
 import pytest
 
+from cli.postgres import EmbeddedPostgres
 from tests.e2e.platform import ROOT, RunningPlatform, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -117,3 +119,36 @@ def test_migrate_says_where_the_schemas_stand(platform: RunningPlatform, tmp_pat
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=30
         )
         assert (done.returncode, text in done.stdout) == (status, True), done.stdout + done.stderr
+
+
+async def test_a_home_of_an_older_release_is_migrated_and_of_a_newer_one_refused(own_platform: RunningPlatform) -> None:
+    own_platform.start()
+    own_platform.stop()
+    with EmbeddedPostgres(own_platform.home) as postgres:
+        connection = await asyncpg.connect(postgres.dsn)
+        await connection.execute("DROP SCHEMA audit CASCADE; COMMENT ON SCHEMA bus IS 'older'")
+        await connection.close()
+    own_platform.start()
+    with own_platform.client() as client:
+        contact = client.post("/v1/contacts", json={"first_name": "Ada"}).json()
+    wait_for(lambda: _entries(own_platform, contact["id"]))
+    own_platform.stop()
+    with EmbeddedPostgres(own_platform.home) as postgres:
+        connection = await asyncpg.connect(postgres.dsn)
+        await connection.execute("UPDATE crm.alembic_version SET version_num = '9999'")
+        await connection.close()
+    own_platform.spawn()
+    assert own_platform.process is not None
+    assert own_platform.process.wait(timeout=30) == 1
+    assert "its schema crm is at 9999" in own_platform.tail()
+    assert "Traceback" not in own_platform.tail()
+
+
+def test_a_database_that_is_away_is_said_in_a_sentence(own_platform: RunningPlatform) -> None:
+    own_platform._environment["DATABASE_URL"] = "postgresql://nobody:nothing@127.0.0.1:1/none"
+    own_platform.spawn()
+    assert own_platform.process is not None
+    assert own_platform.process.wait(timeout=30) == 1
+    assert "The database of DATABASE_URL cannot be used" in own_platform.tail()
+    assert "Traceback" not in own_platform.tail()
+    assert "nothing" not in own_platform.tail()

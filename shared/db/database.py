@@ -33,6 +33,7 @@ UNAVAILABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.DiskFullError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server went while asyncpg was in the middle of something
 )
 """What a missing, full or restarting database raises; the edge answers 503 with ``Retry-After``."""
 
@@ -154,8 +155,7 @@ class Database:
                 await session.run_before_commit()
                 await _commit(connection)
             except BaseException:
-                if not connection.is_closed() and connection.is_in_transaction():
-                    await asyncio.shield(connection.execute("ROLLBACK"))
+                await asyncio.shield(_roll_back(connection))
                 raise
         finally:
             await self._release(connection)
@@ -190,6 +190,15 @@ async def _start(connection: Connection, organization_id: UUID | None) -> None:
         # The server ended this connection a moment ago: asyncpg has read so, but has not seen the end yet.
         connection.terminate()
         raise ServiceUnavailable("The database cannot be reached right now; try again shortly.") from error
+
+
+async def _roll_back(connection: Connection) -> None:
+    if connection.is_closed() or not connection.is_in_transaction():
+        return
+    try:
+        await connection.execute("ROLLBACK")
+    except (*UNAVAILABLE, asyncpg.PostgresError):
+        connection.terminate()  # whatever state it is in, nobody shall use it again; the server rolls back
 
 
 async def _commit(connection: Connection) -> None:

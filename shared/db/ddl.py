@@ -75,7 +75,7 @@ def month_partitions(table: str) -> list[str]:
         f"ALTER TABLE {table}_default ENABLE ROW LEVEL SECURITY",
         f"ALTER TABLE {table}_default FORCE ROW LEVEL SECURITY",
         f"""CREATE FUNCTION {schema}.ensure_partitions(first date, last date) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $$
 DECLARE
   month date := date_trunc('month', first)::date;
   leaf text;

@@ -73,6 +73,8 @@ async def provision(settings: Settings, services: Sequence[str], roles: Sequence
             await connection.execute(f"GRANT USAGE ON SCHEMA {service} TO svc_{service}")
         database = await connection.fetchval("SELECT quote_ident(current_database())")
         await connection.execute(f"GRANT CREATE ON DATABASE {database} TO {OWNER}")
+        # Nobody needs temporary tables, and one could stand in front of a table that an owner's function names.
+        await connection.execute(f"REVOKE TEMPORARY ON DATABASE {database} FROM public")
     finally:
         await connection.close()
 

@@ -41,6 +41,14 @@ CREATE TABLE IF NOT EXISTS bus.member (
   PRIMARY KEY (consumer_group, member)
 ) WITH (fillfactor = 25);
 
+-- A service keeps the cursors of its own groups (<service> or <service>.<name>) and cannot move another one's.
+ALTER TABLE bus.cursor ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own_groups ON bus.cursor;
+CREATE POLICY own_groups ON bus.cursor USING (split_part(consumer_group, '.', 1) = substr(current_user, 5));
+ALTER TABLE bus.member ENABLE ROW LEVEL SECURITY;
+DROP POLICY IF EXISTS own_groups ON bus.member;
+CREATE POLICY own_groups ON bus.member USING (split_part(consumer_group, '.', 1) = substr(current_user, 5));
+
 CREATE OR REPLACE FUNCTION bus.position_at(the_topic text, the_partition integer, moment timestamptz)
 RETURNS bigint LANGUAGE sql STABLE AS $$
   SELECT coalesce(
@@ -51,7 +59,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION bus.append(
   the_topic text, ids uuid[], organizations uuid[], types text[], keys text[], partitions integer[], envelopes json[]
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus AS $$
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus, pg_temp AS $$
 BEGIN
   IF session_user <> 'svc_' || split_part(the_topic, '.', 2) AND NOT pg_has_role(session_user, current_user, 'MEMBER')
   THEN RAISE insufficient_privilege USING MESSAGE = format('%s may not append to %s', session_user, the_topic);
@@ -78,7 +86,7 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION bus.prune(the_topic text, older_than timestamptz) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus, pg_temp AS $$
 DECLARE
   removed bigint;
 BEGIN

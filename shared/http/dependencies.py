@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 
 from shared.auth import Principal
 from shared.db import Session
@@ -49,6 +50,15 @@ async def _begin(request: Request) -> Callable[[], Coroutine[Any, Any, Session]]
 async def _session(request: Request) -> Session:
     session: Session = await request.scope["unit_of_work"].begin()
     return session
+
+
+def guards(dependant: Dependant) -> list[Authorizer]:
+    """What of an operation's dependencies decides whether the caller may do it at all."""
+    return [
+        each.call
+        for each in dependant.dependencies
+        if each.call and (hasattr(each.call, "required_scope") or hasattr(each.call, "requires_user"))
+    ]
 
 
 PrincipalDep = Annotated[Principal, Depends(_principal)]

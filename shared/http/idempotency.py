@@ -43,7 +43,7 @@ def ddl(schema: str) -> list[str]:
         f"CREATE INDEX idempotency_keys_created_at_idx ON {schema}.idempotency_keys (created_at)",
         # As the owner: old answers of every organisation go, and the service's role sees those of one.
         f"""CREATE FUNCTION {schema}.purge_idempotency_keys(older_than timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog AS
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS
 $$ DELETE FROM {schema}.idempotency_keys WHERE created_at < older_than $$""",  # noqa: S608 (the schema is our own name)
         f"REVOKE ALL ON FUNCTION {schema}.purge_idempotency_keys(timestamptz) FROM public",
         f"GRANT EXECUTE ON FUNCTION {schema}.purge_idempotency_keys(timestamptz) TO svc_{schema}",

@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from shared.http import idempotency
+from shared.http.dependencies import guards
 from shared.http.problems import PROBLEM_RESPONSES
 from shared.http.unit_of_work import UnitOfWork
 
@@ -34,7 +35,7 @@ class UnitOfWorkRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """FastAPI's handler, wrapped."""
-        handler = super().get_route_handler()
+        handler, allowed = super().get_route_handler(), guards(self.dependant)
 
         async def run(request: Request) -> Response:
             scope = request.scope
@@ -44,6 +45,8 @@ class UnitOfWorkRoute(APIRoute):
                 key = request.headers.get("idempotency-key") if scope["method"] == "POST" else None
                 if key is None:
                     return await handler(request)
+                for guard in allowed:  # before a stored answer is shown: scopes may have been taken away since
+                    await guard(request)
                 return await idempotency.once(key, request, unit, scope["route"].path, handler)
 
         return run

@@ -111,15 +111,17 @@ def test_without_the_scope(platform: RunningPlatform, keys: dict[str, str], oper
     assert answer.json()["code"] in {"missing_scope", "user_required"}
 
 
+@pytest.mark.parametrize("credential", ["key", "session"])
 @pytest.mark.parametrize("operation", [each for each in SCOPED if "{" in each.path], ids=str)
 def test_what_belongs_to_another_organisation_does_not_exist(
-    platform: RunningPlatform, targets: dict[str, str], operation: Operation
+    platform: RunningPlatform, session: httpx.Client, targets: dict[str, str], operation: Operation, credential: str
 ) -> None:
     """With a real id of the first organisation, the second gets exactly what an unknown id gets."""
     resource = operation.path.split("/")[2]
     target = targets.get(resource)
     assert target is not None, f"give the test a {resource} of the first organisation"
-    with platform.client(1) as client:
+    with platform.client(1) as keyed:
+        client = keyed if credential == "key" else session
         body: Any = _BODIES.get(operation.path, {}) if operation.method in {"POST", "PATCH", "PUT"} else None
         real = operation.path.replace(operation.path[operation.path.index("{") : operation.path.index("}") + 1], target)
         unknown = operation.url

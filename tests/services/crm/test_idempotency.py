@@ -1,6 +1,7 @@
 """Safe retries of a POST, as every service of the chassis has them."""
 
 import asyncio
+import dataclasses
 from uuid import UUID
 
 import asyncpg
@@ -56,6 +57,14 @@ async def test_a_key_belongs_to_its_caller_and_operation(
     }
     ids.add((await crm.post("/v1/companies", json={"name": "Engines"}, headers=KEY)).json()["id"])
     assert len(ids) == 4
+
+
+async def test_a_stored_answer_is_only_for_who_may_still_ask(
+    crm: httpx.AsyncClient, client: ClientFactory, caller: Principal
+) -> None:
+    assert (await crm.post("/v1/contacts", json=BODY, headers=KEY)).status_code == 201
+    demoted = await client("crm", dataclasses.replace(caller, scopes=frozenset({"contacts:read"})))
+    problem(await demoted.post("/v1/contacts", json=BODY, headers=KEY), 403, "missing_scope")
 
 
 async def test_a_refused_request_leaves_its_key_free(crm: httpx.AsyncClient) -> None:

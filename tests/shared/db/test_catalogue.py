@@ -8,11 +8,14 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
 from sqlalchemy import MetaData
 
 from shared.db import Tenancy
 from shared.db.database import service_dsn
+from shared.db.migrations import provision
 from shared.events.schema import SYSTEM_TABLES
+from shared.ids import new_id
 from shared.settings import Settings
 
 GLOBAL = {
@@ -79,7 +82,7 @@ async def catalogue(postgres: str, services: list[str]) -> AsyncIterator[Catalog
         found.tables = await connection.fetch(TABLES, services)
         found.keys = await connection.fetch(KEYS, services)
         found.policies = await connection.fetch(POLICIES)
-        found.functions = await connection.fetch(FUNCTIONS, services)
+        found.functions = await connection.fetch(FUNCTIONS, [*services, "bus"])
     finally:
         await connection.close()
     yield found
@@ -141,7 +144,10 @@ def test_views_carry_the_predicate(catalogue: Catalogue) -> None:
 
 def test_functions_that_run_as_the_owner_are_closed(catalogue: Catalogue) -> None:
     for each in catalogue.functions:
-        assert any(setting.startswith("search_path=pg_catalog") for setting in each["settings"] or []), each["name"]
+        # Without a written pg_temp PostgreSQL looks there first, and a caller's temporary table would stand in
+        # front of the table the function names: its trigger would run as the owner.
+        paths = [setting for setting in each["settings"] or [] if setting.startswith("search_path=pg_catalog")]
+        assert [path for path in paths if path.endswith(", pg_temp")], each["name"]
         assert each["grants"] is not None, f"{each['name']} may be called by everybody"
         assert not [grant for grant in each["grants"] if grant.startswith("=")], each["name"]
 
@@ -191,3 +197,33 @@ async def test_the_services_roles_have_no_powers(postgres: str, services: list[s
     assert {f"svc_{service}" for service in services} <= set(powers)
     assert {name for name, held in powers.items() if held} == set()
     assert members == []
+
+
+async def test_no_service_makes_temporary_tables(empty_database: str, settings: Settings) -> None:
+    alone = settings.model_copy(update={"database_url": SecretStr(empty_database)})
+    await provision(alone, ["crm"], roles=["gateway"])
+    for service in ("crm", "gateway"):
+        connection = await asyncpg.connect(service_dsn(alone, service))
+        try:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute("CREATE TEMP TABLE api_keys (public_id text)")
+        finally:
+            await connection.close()
+
+
+async def test_a_service_moves_the_cursors_of_its_own_groups_only(postgres: str, settings: Settings) -> None:
+    admin = await asyncpg.connect(postgres)
+    group = f"audit.{new_id()}"
+    await admin.execute(
+        "INSERT INTO bus.cursor (consumer_group, topic, partition, position) VALUES ($1, 'guardian.crm.events', 0, 7)",
+        group,
+    )
+    try:
+        for service, moved in (("crm", "UPDATE 0"), ("audit", "UPDATE 1")):
+            connection = await asyncpg.connect(service_dsn(settings, service))
+            tag = await connection.execute("UPDATE bus.cursor SET position = 8 WHERE consumer_group = $1", group)
+            await connection.close()
+            assert tag == moved
+    finally:
+        await admin.execute("DELETE FROM bus.cursor WHERE consumer_group = $1", group)
+        await admin.close()

@@ -49,7 +49,7 @@ _KEYSET = "occurred_at, sequence, id"
 
 # The DEFAULT leaf holds what no month was made for. Nobody may read a leaf, so that its owner counts.
 _UNPARTITIONED = """CREATE FUNCTION audit.unpartitioned_entries() RETURNS bigint
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
   SELECT count(*) FROM audit.audit_logs_enhanced_default
 $$"""
 

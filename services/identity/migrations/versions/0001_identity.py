@@ -95,7 +95,7 @@ _TABLES = [
 _RESOLVE_API_KEY = """CREATE FUNCTION identity.resolve_api_key(the_public_id text)
 RETURNS TABLE (public_id text, secret_sha256 bytea, organization_id uuid, actor_id text, actor_type text,
   scopes text[], expires_at timestamptz, disabled boolean, on_behalf_of uuid, mode text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, identity AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, identity, pg_temp AS $$
   SELECT k.public_id, k.secret_sha256, k.organization_id, k.id::text, 'api_key',
     -- Never more than its creator may do today.
     ARRAY(SELECT s FROM unnest(k.scopes) AS s WHERE s = ANY (r.scopes)),
@@ -109,7 +109,7 @@ $$"""
 _RESOLVE_SESSION = """CREATE FUNCTION identity.resolve_session(the_token_sha256 bytea)
 RETURNS TABLE (token_sha256 bytea, organization_id uuid, actor_id text, scopes text[], expires_at timestamptz,
   authenticated_at timestamptz)
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, identity AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, identity, pg_temp AS $$
   -- The gateway asks every few minutes for a session in use: that is when it was last seen.
   UPDATE sessions s SET last_seen_at = clock_timestamp()
   WHERE s.token_sha256 = the_token_sha256 AND s.last_seen_at < clock_timestamp() - interval '1 minute';
@@ -122,14 +122,14 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, identity AS
 $$"""
 
 _TOUCH_API_KEYS = """CREATE FUNCTION identity.touch_api_keys(public_ids text[], times timestamptz[]) RETURNS void
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, identity AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, identity, pg_temp AS $$
   UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, u.used_at)
   FROM unnest(public_ids, times) AS u (public_id, used_at) WHERE k.public_id = u.public_id
 $$"""
 
 # What a change makes the gateway forget. Inserts count: it also remembers what it did not find.
 _NOTIFY = """CREATE FUNCTION identity.notify_credentials() RETURNS trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, identity AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, identity, pg_temp AS $$
 DECLARE
   changed record := coalesce(new, old);
 BEGIN

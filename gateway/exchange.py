@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 _CLIENT_LEFT = 499
 
 
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"})
+
+
 class Exchange:
     """State of one request. ``receive`` and ``send`` are what the service is given."""
 
@@ -234,6 +237,8 @@ class Exchange:
         headers.append((b"traceparent", trace.traceparent))
         if trace.tracestate is not None:
             headers.append((b"tracestate", trace.tracestate))
+        if not _FORWARDED.isdisjoint(noted):
+            headers.append((b"via", b"1.1 proxy"))  # what a proxy claimed is dropped, but not that there is one
         scope = {**self.scope, "headers": headers, "client": (self.client, 0), "scheme": self._scheme()}
         task = asyncio.current_task()
         self._task = task

@@ -68,7 +68,7 @@ class Attempt:
 
 
 class Guard:
-    """The windows of one application. Every method raises ``TooManyRequests`` when there were too many."""
+    """The windows of one application. Every method but ``may_mail`` raises ``TooManyRequests`` when there were too many."""
 
     def __init__(self, settings: IdentitySettings, clock: Callable[[], float] = time.monotonic) -> None:
         wrong = settings.wrong_passwords_per_account
@@ -95,8 +95,19 @@ class Guard:
         return _attempt((self._resets, address or "unknown"))
 
     def mail(self, account: str) -> Attempt:
-        """A mail is about to be sent to ``account``."""
+        """A mail is about to be sent to ``account``, who asked for it and is signed in."""
         return _attempt((self._mails, account))
+
+    def may_mail(self, account: str) -> bool:
+        """Whether ``account``, named by anybody, is to get one more mail; counts it when so.
+
+        No refusal: a stranger could otherwise use up the limit and keep the account's owner from asking. The mails
+        that did leave are theirs to use.
+        """
+        if self._mails.wait(account) > 0:
+            return False
+        self._mails.count(account)
+        return True
 
 
 def _attempt(*counted: tuple[Window, str]) -> Attempt:

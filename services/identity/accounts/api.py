@@ -124,8 +124,8 @@ async def confirm_email(principal: PrincipalDep, session: RequestSession, edge: 
 async def request_password_reset(session: RequestSession, edge: EdgeDep, body: PasswordResetRequest) -> Response:
     """Mail a link to choose a new password. The answer is the same whether or not the address has an account."""
     edge.guard.reset(edge.address)
-    edge.guard.mail(body.email)
-    await mails.order_password_reset(session, edge.settings, body.email)
+    if edge.guard.may_mail(body.email):
+        await mails.order_password_reset(session, edge.settings, body.email)
     return json_response(ACCEPTED, 202)
 
 

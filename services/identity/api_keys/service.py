@@ -65,7 +65,11 @@ async def get(session: Session, principal: Principal, key_id: UUID, *, lock: boo
 
 
 async def change(session: Session, principal: Principal, before: Record, body: ApiKeyChange) -> Record:
-    """Change a locked key; raises ``Conflict`` for one that is revoked."""
+    """Change a locked key; raises ``Conflict`` for one that is revoked.
+
+    Raises ``Forbidden`` (``scopes_exceed_caller``) when a key that may more than the caller would get other scopes
+    or live longer. Ending it sooner only takes power away, as revoking does.
+    """
     _require_alive(before)
     wanted = body.model_dump(exclude_unset=True)
     if "scopes" in wanted:
@@ -74,6 +78,8 @@ async def change(session: Session, principal: Principal, before: Record, body: A
     changed = {name: value for name, value in wanted.items() if before[name] != value}
     if "expires_at" in changed:
         _check_expiry(changed["expires_at"])
+    if "scopes" in changed or ("expires_at" in changed and _outlives(changed["expires_at"], before["expires_at"])):
+        _check_covers(principal, before["scopes"])
     if not changed:
         return before
     changes = {name: {"before": _plain(before[name]), "after": _plain(value)} for name, value in changed.items()}
@@ -143,6 +149,21 @@ def _check_scopes(principal: Principal, scopes: Iterable[str]) -> None:
         raise Forbidden(
             f"You cannot give a key what you may not do yourself: {', '.join(beyond)}.", code="scopes_exceed_caller"
         )
+
+
+def _check_covers(principal: Principal, scopes: Iterable[str]) -> None:
+    beyond = exceeding(scopes, principal.scopes)
+    if beyond:
+        raise Forbidden(
+            f"The key may do what you may not do yourself: {', '.join(beyond)}. You can rename or revoke it, "
+            "or let it expire sooner.",
+            code="scopes_exceed_caller",
+        )
+
+
+def _outlives(expires_at: datetime | None, other: datetime | None) -> bool:
+    """Whether a key with the first expiry works when one with the other has expired."""
+    return other is not None and (expires_at is None or expires_at > other)
 
 
 def _check_expiry(expires_at: datetime | None) -> None:

@@ -2,6 +2,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import httpx
+import pytest
 
 from services.identity.domain import ROLES
 from shared import clock
@@ -126,6 +127,34 @@ class TestUpdateApiKey:
         path = f"/v1/api-keys/{(await make(owner, scopes=[]))['id']}"
         limited = await owner.limited_to("api_keys:write")
         problem(await limited.patch(path, json={"scopes": ["contacts:read"]}), 403, "scopes_exceed_caller")
+
+    @pytest.mark.parametrize("expires_at", ["2100-01-02T00:00:00Z", None])
+    async def test_403_a_longer_life_for_a_key_that_may_more(self, owner: Person, expires_at: str | None) -> None:
+        path = f"/v1/api-keys/{(await make(owner, expires_at='2100-01-01T00:00:00Z'))['id']}"
+        weak = await owner.through_key("api_keys:read", "api_keys:write", "contacts:read")
+        answer = await weak.patch(path, json={"name": "Mine", "expires_at": expires_at})
+        problem(answer, 403, "scopes_exceed_caller")
+        kept = (await owner.http.get(path)).json()
+        assert (kept["name"], kept["expires_at"], kept["version"]) == ("Import", "2100-01-01T00:00:00Z", 1)
+        covering = await owner.through_key("api_keys:write", "contacts:read", "contacts:write")
+        assert (await covering.patch(path, json={"expires_at": expires_at})).json()["expires_at"] == expires_at
+
+    @pytest.mark.parametrize("scopes", [[], ["contacts:read"]])
+    async def test_403_other_scopes_for_a_key_that_may_more(self, owner: Person, scopes: list[str]) -> None:
+        path = f"/v1/api-keys/{(await make(owner))['id']}"
+        weak = await owner.through_key("api_keys:read", "api_keys:write", "contacts:read")
+        problem(await weak.patch(path, json={"scopes": scopes}), 403, "scopes_exceed_caller")
+        assert (await owner.http.get(path)).json()["scopes"] == ["contacts:read", "contacts:write"]
+
+    @pytest.mark.parametrize("expires_at", ["2100-01-01T00:00:00Z", None])
+    async def test_200_less_power_for_a_key_that_may_more(self, owner: Person, expires_at: str | None) -> None:
+        path = f"/v1/api-keys/{(await make(owner, expires_at=expires_at))['id']}"
+        weak = await owner.through_key("api_keys:write")
+        same = {"name": "Old", "expires_at": expires_at}
+        assert (await weak.patch(path, json=same)).json()["name"] == "Old"
+        sooner = {"expires_at": "2099-01-01T00:00:00Z"}
+        assert (await weak.patch(path, json=sooner)).json()["expires_at"] == sooner["expires_at"]
+        assert (await weak.delete(path)).status_code == 204
 
     async def test_404_of_another_organisation(self, owner: Person, stranger: Person) -> None:
         path = f"/v1/api-keys/{(await make(stranger))['id']}"

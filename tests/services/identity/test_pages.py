@@ -26,6 +26,7 @@ from tests.services.identity.support import (
     cookie,
     link_in,
     problem,
+    same_problem,
     sign_up_body,
     token_in,
 )
@@ -155,6 +156,34 @@ class TestMailbox:
         mail = await here.get(path)
         assert re.search(rf'href="{development.base_url}/verify-email\?token=[\w-]+"', mail.text)
 
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]", "[::1]:8000"])
+    async def test_200_by_a_name_of_this_machine(self, here: httpx.AsyncClient, host: str) -> None:
+        assert (await here.get("/dev/mailbox", headers={"Host": host})).status_code == 200
+
+    @pytest.mark.parametrize("path", ["/dev/mailbox", f"/dev/mailbox/{NOWHERE}"])
+    @pytest.mark.parametrize(
+        "host",
+        [
+            "rebound.example", "rebound.example:8000", "localhost.rebound.example", "localhost:8000.rebound.example",
+            "xlocalhost", "127.0.0.1.rebound.example", "127.0.0.10", "127x0.0.1", "::1", "localhost:", "localhost\n", "",
+        ],
+    )  # fmt: skip
+    async def test_404_by_another_name(self, here: httpx.AsyncClient, path: str, host: str) -> None:
+        answer = await here.get(path, headers={"Host": host})
+        problem(answer, 404, "not_found")
+        same_problem(answer, await here.get(f"/dev/mailbox/{NOWHERE}"))
+
+    async def test_404_by_two_names(self, here: httpx.AsyncClient) -> None:
+        answer = await here.get("/dev/mailbox", headers=[("Host", "localhost"), ("Host", "rebound.example")])
+        problem(answer, 404, "not_found")
+
+    @pytest.mark.parametrize(
+        "name", ["Via", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "CDN-Loop", "CF-Ray"]
+    )
+    async def test_404_through_a_proxy(self, here: httpx.AsyncClient, name: str) -> None:
+        assert (await here.get("/dev/mailbox")).status_code == 200
+        problem(await here.get("/dev/mailbox", headers={name: "127.0.0.1"}), 404, "not_found")
+
     async def test_404_no_such_mail(self, here: httpx.AsyncClient) -> None:
         problem(await here.get(f"/dev/mailbox/{NOWHERE}"), 404, "not_found")
 
@@ -181,6 +210,6 @@ def _client(settings: Settings, address: str | None) -> httpx.AsyncClient:
     principal = Principal(NIL, "anonymous", "anonymous", request_id="test-request")
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app=create_app(settings)),
-        base_url="http://identity",
+        base_url="http://localhost:8000",
         auth=SignedAs(settings, "identity", replace(principal, client_address=address)),
     )

@@ -11,10 +11,9 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
+import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self, TypedDict
@@ -22,6 +21,7 @@ from urllib.parse import quote
 
 import psutil
 
+from cli.postgres_log import explain_error, explain_log, lengths, said_since
 from cli.progress import step
 from deploy.postgres import (
     Account,
@@ -34,7 +34,7 @@ from deploy.postgres import (
     read_postmaster,
     stop_postmaster,
 )
-from deploy.postgres.server import SUPERUSER, orphans, wait_until_ready
+from deploy.postgres.server import SUPERUSER, end_orphans, is_free, wait_until_ready
 
 State = Literal["absent", "stopped", "running"]
 
@@ -83,7 +83,8 @@ class _Recorded(TypedDict):
 class EmbeddedPostgres:
     """The server of one home. Use it as a context manager, or ``start`` and ``stop`` it.
 
-    ``start`` blocks for as long as it takes (some 3 s on the first run, less than 1 s later).
+    ``start`` blocks for as long as it takes (some 3 s on the first run, less than 1 s later). Who holds it for
+    long looks at ``alive`` now and then, and calls ``ensure_running`` where it is not (``cli.watch`` does).
     """
 
     def __init__(self, home: Path) -> None:
@@ -93,7 +94,9 @@ class EmbeddedPostgres:
         self._record = self.home / "postgres.json"
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._pid: int | None = None
+        self._adopted: psutil.Process | None = None
+        self._retired = threading.Event()
+        self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
         self.start()
@@ -107,7 +110,20 @@ class EmbeddedPostgres:
     @property
     def pid(self) -> int | None:
         """The postmaster's process id while we hold it."""
-        return self._pid
+        held = self._process or self._adopted
+        return held.pid if held is not None else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server we hold still runs. Cheap; a dead child is reaped by it."""
+        if self._process is not None:
+            return self._process.poll() is None
+        try:
+            # psutil compares the time of birth too: a process id that was used again is not our server.
+            held = self._adopted
+            return held is not None and held.is_running() and held.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     @property
     def status(self) -> State:
@@ -134,6 +150,7 @@ class EmbeddedPostgres:
 
         Raises ``PostgresError`` with a sentence for people when it cannot be had.
         """
+        self._retired.clear()
         self._prepare_home()
         self._take_lock()
         try:
@@ -146,9 +163,37 @@ class EmbeddedPostgres:
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):
-                raise PostgresError(self._explain(error)) from error
+                raise PostgresError(explain_error(error, self.home)) from error
             raise
         return self.dsn
+
+    def ensure_running(self) -> bool:
+        """Start the server again if it died, with the same ``dsn``; returns whether that was needed. For any thread.
+
+        Does nothing before ``start`` and after ``retire`` or ``stop``. Raises ``PostgresError`` like ``start``.
+        """
+        with self._changing:
+            if self._lock is None or self._retired.is_set() or self.alive:
+                return False
+            self._forget()
+            try:
+                self._launch(self._account(), keep_port=True)
+            except (PostgresError, OSError) as error:
+                if self._retired.is_set():
+                    return False
+                if isinstance(error, OSError):
+                    raise PostgresError(explain_error(error, self.home)) from error
+                raise
+            return True
+
+    @property
+    def retired(self) -> bool:
+        """Whether it is not to be started again."""
+        return self._retired.is_set()
+
+    def retire(self) -> None:
+        """Do not start it again from now on; a start under way in another thread is broken off. Does not block."""
+        self._retired.set()
 
     def running_dsn(self) -> str | None:
         """The DSN of the server another process of this home holds (``guardian migrate`` beside ``up``), or None."""
@@ -157,15 +202,16 @@ class EmbeddedPostgres:
 
     def stop(self) -> None:
         """Stop the server (adopted or started) and wait until it is gone. May be called twice."""
-        if self._pid is not None:
-            stop_postmaster(self._pid)
-            self._pid = None
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self.retire()
+        with self._changing:
+            if self.pid is not None and self.alive:
+                stop_postmaster(self.pid)
+            if self._process is not None:
+                self._process.wait()
+            self._process = self._adopted = None
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
     # What must be true before a server can start.
 
@@ -177,7 +223,7 @@ class EmbeddedPostgres:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise PostgresError(self._explain(error)) from error
+            raise PostgresError(explain_error(error, self.home)) from error
 
     def _take_lock(self) -> None:
         lock = (self.home / "postgres.lock").open("a+")
@@ -227,7 +273,7 @@ class EmbeddedPostgres:
             try:
                 initialize(self._data, account, password=record["password"], sync=True)
             except PostgresError as error:
-                raise PostgresError(f"{error}: {self._explain_log(error.log)}", error.log) from error
+                raise PostgresError(f"{error}: {explain_log(error.log, self.home)}", error.log) from error
 
     # Starting and finding.
 
@@ -237,29 +283,29 @@ class EmbeddedPostgres:
             return False
         try:
             found = wait_until_ready(self._data, None, timeout=_START_SECONDS)
-        except PostgresError:
+            self._adopted = psutil.Process(found.pid)
+        except (PostgresError, psutil.NoSuchProcess):
             return False  # it was on its way out
-        self._pid = found.pid
         if found.port != self._read_record()["port"]:
             self._write_record({**self._read_record(), "port": found.port})
         return True
 
-    def _launch(self, account: Account) -> None:
+    def _launch(self, account: Account, *, keep_port: bool = False) -> None:
         deadline = time.monotonic() + _START_SECONDS
         for attempt in range(_ATTEMPTS):
             record = self._read_record()
-            if attempt == 0 and not _is_free(record["port"]):
+            if attempt == 0 and not keep_port and not is_free(record["port"]):
                 record = self._new_port()
-            log = self._folder / "start.log"
+            before, log = lengths(self._folder), self._folder / "start.log"
             self._process = launch(self._data, account, self._settings(account, record), log=log)
-            self._pid = self._process.pid
             try:
-                wait_until_ready(self._data, self._process, timeout=_START_SECONDS)
+                wait_until_ready(self._data, self._process, timeout=_START_SECONDS, cancelled=self._retired)
             except PostgresError as error:
-                said = self._last_words()
+                said = said_since(self._folder, before)
                 self._forget()
-                if time.monotonic() > deadline or not self._mend(said):
-                    raise PostgresError(f"{error}: {self._explain_log(said)}", said) from error
+                hopeless = self._retired.is_set() or time.monotonic() > deadline
+                if hopeless or not self._mend(said, keep_port=keep_port):
+                    raise PostgresError(f"{error}: {explain_log(said, self.home)}", said) from error
             else:
                 return
         raise PostgresError(f"the database server did not start; its log is in {self._folder / 'log'}")
@@ -269,24 +315,24 @@ class EmbeddedPostgres:
             if self._process.poll() is None:
                 stop_postmaster(self._process.pid, mode="immediate", timeout=5)
             self._process.wait()
-        self._process = self._pid = None
+        self._process = self._adopted = None
 
-    def _mend(self, said: str) -> bool:
+    def _mend(self, said: str, *, keep_port: bool) -> bool:
         """Whether another attempt has a chance, after doing what gives it one."""
         if "could not bind" in said or "Address already in use" in said:
-            self._new_port()
-            return True
+            if not keep_port:
+                self._new_port()
+            return not keep_port
         if "lock file" in said and read_postmaster(self._data) is None:
-            # The file names a process that is not a server (process ids are used again after a reboot).
-            (self._data / "postmaster.pid").unlink(missing_ok=True)
+            # The file names a process that is not a server: process ids are used again after a reboot, and
+            # an adopted server that died keeps its own until somebody reaps it.
+            socket_locks = (self._folder / "run").glob(".s.PGSQL.*.lock")
+            for path in socket_locks if ".s.PGSQL." in said else [self._data / "postmaster.pid"]:
+                path.unlink(missing_ok=True)
             return True
         if "shared memory block" in said:
             # A killed postmaster's backends still hold its memory; they end by themselves, or are told to.
-            left = orphans(self._data)
-            for process in left:
-                with suppress(psutil.Error):
-                    process.terminate()
-            psutil.wait_procs(left, timeout=2)
+            end_orphans(self._data, timeout=2)
             time.sleep(0.2)
             return True
         return False
@@ -348,47 +394,3 @@ class EmbeddedPostgres:
         record: _Recorded = {**self._read_record(), "port": free_port()}
         self._write_record(record)
         return record
-
-    # What to say.
-
-    def _last_words(self) -> str:
-        """What the server said while it failed to start: its own log, and what came before there was one."""
-        newest = max((self._folder / "log").glob("*.log"), key=lambda p: p.stat().st_mtime, default=None)
-        paths = [path for path in (newest, self._folder / "start.log") if path is not None and path.exists()]
-        return "\n".join(path.read_text(errors="replace")[-4000:] for path in paths)
-
-    def _explain(self, error: OSError) -> str:
-        if error.errno in {28, 122}:  # ENOSPC, EDQUOT
-            return self._explain_log("No space left on device")
-        return (
-            f"{self.home} cannot be written ({error.strerror}). Set GUARDIAN_HOME to a folder you may write, "
-            f"for example: GUARDIAN_HOME=~/.guardian make run"
-        )
-
-    def _explain_log(self, said: str) -> str:
-        if "No space left on device" in said or "Disk quota exceeded" in said:
-            return (
-                f"the disk of {self.home} is full. Free some space (df -h {self.home}) and start again; nothing that was "
-                "acknowledged is lost. Or set GUARDIAN_HOME to a folder on another disk."
-            )
-        if "Read-only file system" in said or "Permission denied" in said:
-            return f"it may not write to {self._folder}. Check who owns the folder, or choose another GUARDIAN_HOME."
-        if "could not look up effective user ID" in said:
-            return "this user id has no entry in the passwd file, which PostgreSQL needs. Run as a named user."
-        if "incompatible with server" in said or "not compatible with this version" in said:
-            return f"the data in {self._data} was made by another major version of PostgreSQL. Use that release to export it."
-        if "could not create shared memory" in said or "could not resize shared memory" in said:
-            return "the machine has too little shared memory (in Docker: --shm-size=128m)."
-        lines = [line for line in said.splitlines() if "FATAL" in line or "error" in line.lower() or "PANIC" in line]
-        last = lines[-1].strip() if lines else "it gave no reason"
-        return f"{last} (log: {self._folder / 'log'})"
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

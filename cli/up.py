@@ -20,6 +20,7 @@ from cli.hosting import load_apps, load_gateway, load_workers, working
 from cli.migrate import UNREACHABLE, NewerSchema, behind, migrate
 from cli.postgres import EmbeddedPostgres
 from cli.progress import step
+from cli.watch import watching
 from deploy.postgres import PostgresError
 from gateway.server import GatewayServer
 from shared import logs
@@ -48,7 +49,7 @@ def up(settings: Settings) -> None:
             settings.home.mkdir(parents=True, exist_ok=True)
             settings = home.with_secret(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(settings, listener))
+            runner.run(_run(settings, listener, postgres))
     finally:
         listener.close()
         if postgres is not None:
@@ -81,14 +82,14 @@ def _start_postgres(settings: Settings) -> tuple[EmbeddedPostgres, Settings]:
     return postgres, home.changed(settings, database_url=SecretStr(postgres.dsn))
 
 
-async def _run(settings: Settings, listener: socket.socket) -> None:
+async def _run(settings: Settings, listener: socket.socket, postgres: EmbeddedPostgres | None) -> None:
     logs.configure(settings)
     await _prepare_database(settings)
     apps = load_apps(settings)
     gateway = load_gateway(settings, apps)
     server = _Server(gateway, settings)
-    _stop_on_signals(server)
-    async with working(load_workers(settings)):
+    _stop_on_signals(server, postgres)
+    async with watching(postgres), working(load_workers(settings)):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         greeting = asyncio.create_task(_greet(settings, server))
         greeting.add_done_callback(_tell_failure)
@@ -123,8 +124,10 @@ class _Server(GatewayServer):
         return nullcontext()
 
 
-def _stop_on_signals(server: uvicorn.Server) -> None:
+def _stop_on_signals(server: uvicorn.Server, postgres: EmbeddedPostgres | None) -> None:
     def stop() -> None:
+        if postgres is not None:
+            postgres.retire()
         if server.should_exit:
             server.force_exit = True
         server.should_exit = True

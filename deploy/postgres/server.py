@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -57,6 +58,17 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this TCP port of 127.0.0.1 right now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def initialize(data: Path, account: Account, *, password: str, sync: bool) -> None:
@@ -138,9 +150,28 @@ def orphans(data: Path) -> list[psutil.Process]:
     return found
 
 
-def wait_until_ready(data: Path, process: subprocess.Popen[bytes] | None, *, timeout: float) -> Postmaster:
-    """Wait for the server to accept connections. Raises ``PostgresError`` when it exits or takes too long."""
+def end_orphans(data: Path, *, timeout: float) -> None:
+    """Ask the orphans of ``data`` to end and wait for them, at most ``timeout`` seconds."""
+    left = orphans(data)
+    for process in left:
+        with suppress(psutil.Error):
+            process.terminate()
+    psutil.wait_procs(left, timeout=timeout)
+
+
+def wait_until_ready(
+    data: Path,
+    process: subprocess.Popen[bytes] | None,
+    *,
+    timeout: float,
+    cancelled: threading.Event | None = None,
+) -> Postmaster:
+    """Wait for the server to accept connections.
+
+    Raises ``PostgresError`` when it exits or takes too long, or when another thread sets ``cancelled``.
+    """
     deadline = time.monotonic() + timeout
+    cancelled = cancelled or threading.Event()
     while time.monotonic() < deadline:
         if process is not None and process.poll() is not None:
             raise PostgresError("the database server stopped while starting")
@@ -149,7 +180,8 @@ def wait_until_ready(data: Path, process: subprocess.Popen[bytes] | None, *, tim
             return postmaster
         if process is None and postmaster is None:
             raise PostgresError("the database server went away")
-        time.sleep(0.02)
+        if cancelled.wait(0.02):
+            raise PostgresError("the database server is not wanted any more")
     raise PostgresError(f"the database server was not ready after {timeout:.0f} s")
 
 

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
@@ -230,6 +232,106 @@ def test_a_killed_postmaster_with_living_backends_is_outlasted(home: Path, hold:
         assert server.pid != postmaster
         assert _query(server.dsn, "SELECT value FROM kept") == 7
     backend.communicate()
+
+
+def _end(server: EmbeddedPostgres) -> int:
+    """``kill -9`` the postmaster; gives its process id once it is seen to be gone."""
+    pid = server.pid
+    assert pid is not None
+    assert not server.ensure_running(), "nothing to do while it runs"
+    os.kill(pid, signal.SIGKILL)
+    while server.alive:
+        time.sleep(0.01)
+    return pid
+
+
+def test_a_dead_server_is_started_again_at_the_same_address(home: Path) -> None:
+    with EmbeddedPostgres(home) as server:
+        dsn = server.dsn
+        _query(dsn, "CREATE TABLE kept AS SELECT 7 AS value")
+        for _ in range(2):
+            before = _end(server)
+            assert not psutil.pid_exists(before), "the dead child is reaped"
+            assert server.ensure_running()
+            assert (server.dsn, server.alive, server.pid != before) == (dsn, True, True)
+            assert _query(dsn, "SELECT value FROM kept") == 7
+            assert _query(dsn, "SHOW shared_buffers") == SETTINGS["shared_buffers"]
+
+
+def test_an_adopted_server_that_dies_is_started_again(home: Path, hold: Hold) -> None:
+    holder, dsn, postmaster = hold()
+    _query(dsn, "CREATE TABLE kept AS SELECT 7 AS value")
+    _kill(holder)
+    with EmbeddedPostgres(home) as server:
+        assert server.pid == postmaster
+        _end(server)
+        assert server.ensure_running()
+        assert server.dsn == dsn
+        assert _query(dsn, "SELECT value FROM kept") == 7
+
+
+def test_a_dead_servers_busy_backend_does_not_stand_in_the_way(home: Path) -> None:
+    with EmbeddedPostgres(home) as server:
+        backend = subprocess.Popen(
+            [sys.executable, "-c", _BUSY_BACKEND, server.dsn],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert backend.stdout is not None
+        assert backend.stdout.readline() == "here\n"
+        _end(server)
+        assert server.ensure_running()
+        assert _query(server.dsn, "SELECT 1") == 1
+        backend.communicate()
+
+
+def test_a_dead_server_waits_for_its_port(home: Path) -> None:
+    with EmbeddedPostgres(home) as server:
+        dsn, port = server.dsn, json.loads((home / "postgres.json").read_text())["port"]
+        _end(server)
+        with socket.socket() as squatter:
+            squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            squatter.bind(("127.0.0.1", port))
+            squatter.listen()
+            with pytest.raises(PostgresError, match="log:"):
+                server.ensure_running()
+            assert not server.alive
+        assert server.ensure_running()
+        assert server.dsn == dsn
+        assert _query(dsn, "SELECT 1") == 1
+
+
+def test_a_retired_server_stays_down(home: Path) -> None:
+    server = EmbeddedPostgres(home)
+    assert not server.ensure_running(), "it was never started"
+    server.start()
+    _end(server)
+    server.retire()
+    assert not server.ensure_running()
+    server.stop()
+    assert not server.ensure_running()
+    assert server.status == "stopped"
+    with server:
+        assert _query(server.dsn, "SELECT 1") == 1
+
+
+def test_a_stop_breaks_off_a_start_under_way(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedPostgres(home)
+    server.start()
+    _end(server)
+    starting = threading.Event()
+
+    def never_ready(data: Path) -> None:
+        starting.set()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("deploy.postgres.server.read_postmaster", never_ready)
+        with ThreadPoolExecutor() as threads:
+            started = threads.submit(server.ensure_running)
+            assert starting.wait(10)
+            server.stop()
+            assert started.result(timeout=10) is False
+    assert server.pid is None
+    assert server.status == "stopped"
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_the_server(hold: Hold) -> None:

@@ -152,3 +152,18 @@ def test_a_database_that_is_away_is_said_in_a_sentence(own_platform: RunningPlat
     assert "The database of DATABASE_URL cannot be used" in own_platform.tail()
     assert "Traceback" not in own_platform.tail()
     assert "nothing" not in own_platform.tail()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "evil.example"}, 404),
+        ({"x-forwarded-for": "203.0.113.9"}, 404),
+        ({"via": "1.1 tunnel"}, 404),
+    ],
+    ids=["this machine", "rebound name", "forwarded", "through a proxy"],
+)
+def test_the_mailbox_is_for_this_machine_only(platform: RunningPlatform, headers: dict[str, str], status: int) -> None:
+    with platform.client() as client:
+        assert client.get("/dev/mailbox", headers=headers).status_code == status

@@ -91,7 +91,10 @@ class _Parts:
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self.credentials = Credentials(database)
-        self.listener = CredentialListener(database, self.credentials.heard, self.credentials.listening)
+        credentials = self.credentials
+        self.listener = CredentialListener(
+            database, credentials.heard, credentials.listening, credentials.hearing.heard_until
+        )
         self.last_used = LastUsed(database)
         self.authenticator = Authenticator(settings, self.credentials, self.last_used)
         self.tracing = Tracing(settings)

@@ -27,6 +27,8 @@ class ConnectionLimits:
     idle_seconds: float = 5.0
     write_seconds: float = 20.0
     linger_seconds: float = 2.0
+    half_closed_seconds: float = 5.0
+    """How long an answer may take once the client stopped sending: it may have left altogether."""
     per_address: int = 256
     uncounted: tuple[IPv4Network | IPv6Network, ...] = field(default=())
     """Proxies, which bring the connections of many."""
@@ -44,6 +46,7 @@ class ConnectionGuard:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         shortest = min(limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.linger_seconds)
+        shortest = min(shortest, limits.half_closed_seconds)
         self._interval = max(0.02, min(0.5, shortest / 4))
         self._by_address: dict[str, int] = {}
         self._open: dict[Connection, str | None] = {}

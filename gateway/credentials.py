@@ -1,14 +1,14 @@
 """Credentials in memory: what the database said about keys and sessions, and for how long that is believed.
 
 A lookup happens once however many requests wait for it. An entry is forgotten the moment the database
-notifies a change; while the listener is lost, entries live one second.
+notifies a change. A yes is therefore older than ``LIFE_DEAF`` only while the listener is known to have heard
+everything up to ``HEARING_SECONDS`` ago: a revoked credential ends after the longer of the two.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
+from gateway.hearing import HEARING_SECONDS, Hearing
 from shared.auth import ActorType
 from shared.db import Database
 from shared.errors import ServiceUnavailable
@@ -24,7 +25,7 @@ from shared.ids import NIL
 logger = logging.getLogger(__name__)
 
 LIFE_LISTENING = 300.0
-LIFE_DEAF = 1.0
+LIFE_DEAF = HEARING_SECONDS
 LIFE_UNKNOWN = 5.0
 _CAPACITY = 20_000
 _LOOKUPS_AT_ONCE = 64
@@ -63,29 +64,35 @@ Fetch = Callable[[bytes], Awaitable[Credential | None]]
 class Cache:
     """Bounded memory of one kind of credential, by public id or token hash."""
 
-    def __init__(self, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, fetch: Fetch, hearing: Hearing) -> None:
         self._fetch = fetch
-        self._clock = clock
+        self._hearing = hearing
+        self._clock = hearing.clock
         self._known: dict[bytes, Credential] = {}
         self._unknown: dict[bytes, float] = {}
         self._pending: dict[bytes, asyncio.Task[Credential | None]] = {}
-        self.life = LIFE_DEAF
         self.lookups = 0
 
     def peek(self, key: bytes) -> Credential | None:
         """The entry, when there is one that may still be believed."""
         entry = self._known.get(key)
-        if entry is not None and self._clock() - entry.fetched_at <= self.life:
+        if entry is not None and self._believed(entry.fetched_at, LIFE_LISTENING):
             return entry
         return None
 
+    def _believed(self, asked_at: float, life: float) -> bool:
+        now = self._clock()
+        return now - asked_at <= (life if self._hearing.fresh(now) else LIFE_DEAF)
+
     async def resolve(self, key: bytes) -> Credential | None:
         """The credential, None when there is none; raises ``ServiceUnavailable``."""
+        if key in self._known:
+            await self._hearing.catch_up()
         entry = self.peek(key)
         if entry is not None:
             return entry
         refused_at = self._unknown.get(key)
-        if refused_at is not None and self._clock() - refused_at <= min(LIFE_UNKNOWN, self.life):
+        if refused_at is not None and self._believed(refused_at, LIFE_UNKNOWN):
             return None
         task = self._pending.get(key)
         if task is None:
@@ -93,8 +100,11 @@ class Cache:
                 raise ServiceUnavailable("Too many new credentials at once; try again shortly.", retry_after=1)
             task = self._pending[key] = asyncio.create_task(self._look_up(key))
             task.add_done_callback(_retrieve)
-        # Shielded: the one who asked first may leave while others wait for the same answer.
-        return await asyncio.shield(task)
+        # Not cancelled: the one who asked first may leave while others wait for the same answer.
+        await asyncio.wait({task}, timeout=_LOOKUP_SECONDS)
+        if not task.done():
+            raise _unchecked()
+        return task.result()
 
     async def _look_up(self, key: bytes) -> Credential | None:
         this = asyncio.current_task()
@@ -102,8 +112,12 @@ class Cache:
         asked_at = self._clock()
         try:
             found = await self._fetch(key)
-            if self._pending.get(key) is this:  # not overtaken by an invalidation
+            current = self._pending.get(key) is this  # not overtaken by an invalidation
+            if current:
                 self._remember(key, found, asked_at)
+            # What was asked long ago may have changed since: believed like anything else in memory.
+            if not self._believed(asked_at, LIFE_LISTENING if current else LIFE_DEAF):
+                raise _unchecked()
             return found
         finally:
             if self._pending.get(key) is this:
@@ -145,8 +159,9 @@ class Credentials:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.keys = Cache(self._fetch_key)
-        self.sessions = Cache(self._fetch_session)
+        self.hearing = Hearing()
+        self.keys = Cache(self._fetch_key, self.hearing)
+        self.sessions = Cache(self._fetch_session, self.hearing)
 
     def heard(self, payload: str) -> None:
         """Act on a notification: ``key:…``, ``session:…``, ``user:…``, ``organization:…``, or everything."""
@@ -166,7 +181,8 @@ class Credentials:
         """The listener was found (what it missed is unknown, so all is forgotten) or lost."""
         if state:
             self._clear()
-        self.keys.life = self.sessions.life = LIFE_LISTENING if state else LIFE_DEAF
+        else:
+            self.hearing.lose()
 
     def _forget_where(self, condition: Callable[[Credential], bool]) -> None:
         self.keys.forget_where(condition)
@@ -215,7 +231,11 @@ class Credentials:
                 return await connection.fetchrow(sql, argument, timeout=_LOOKUP_SECONDS)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             logger.warning("credentials cannot be looked up: %s", error)
-            raise ServiceUnavailable("Credentials cannot be checked right now; try again shortly.") from error
+            raise _unchecked() from error
+
+
+def _unchecked() -> ServiceUnavailable:
+    return ServiceUnavailable("Credentials cannot be checked right now; try again shortly.")
 
 
 def _plain(value: UUID) -> UUID:

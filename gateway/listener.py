@@ -1,4 +1,8 @@
-"""Hears of changed credentials: one LISTEN connection, checked by a heartbeat, found again when lost."""
+"""Hears of changed credentials: one LISTEN connection, checked by a heartbeat, found again when lost.
+
+How old the last heartbeat may be is for ``hearing`` to say. Here an unanswered one only decides when to look
+for another connection, and that is done late: finding one means to forget everything.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,18 +21,28 @@ from shared.db import Database
 logger = logging.getLogger(__name__)
 
 CHANNEL = "guardian_credentials"
-_HEARTBEAT_SECONDS = 1.0
+_HEARTBEAT_SECONDS = 0.3
+_ANSWER_SECONDS = 2.0
 _random = random.Random()  # noqa: S311 (spreads reconnects)
 _LONGEST_PAUSE = 1.0
 
 
 class CredentialListener:
-    """Calls ``heard(payload)`` for each notification and ``listening(True | False)`` as it comes and goes."""
+    """Calls ``heard(payload)`` for each notification, ``listening(True | False)`` as it comes and goes, and
+    ``heard_until(moment)`` (monotonic) when everything notified before that moment has been passed on.
+    """
 
-    def __init__(self, database: Database, heard: Callable[[str], None], listening: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        heard: Callable[[str], None],
+        listening: Callable[[bool], None],
+        heard_until: Callable[[float], None],
+    ) -> None:
         self._database = database
         self._heard = heard
         self._announce = listening
+        self._heard_until = heard_until
         self._task: asyncio.Task[None] | None = None
         self.connected = False
 
@@ -60,15 +75,20 @@ class CredentialListener:
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
+            sent = time.monotonic()
             await connection.add_listener(CHANNEL, self._on_notification)
             self._set_connected(True)
             while True:
+                self._heard_until(sent)
+                # Counted from the sending: an answer that came late is followed by a heartbeat at once.
+                pause = sent + _HEARTBEAT_SECONDS - time.monotonic()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(lost.wait(), _HEARTBEAT_SECONDS)
+                    await asyncio.wait_for(lost.wait(), max(pause, 0.01))
                 if lost.is_set():
                     raise ConnectionResetError("the database closed the connection")
                 # A peer that vanished without a word is only noticed by asking it something.
-                await connection.fetchval("SELECT 1", timeout=_HEARTBEAT_SECONDS)
+                sent = time.monotonic()
+                await connection.fetchval("SELECT 1", timeout=_ANSWER_SECONDS)
         finally:
             connection.terminate()
 

@@ -63,6 +63,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._framing: dict[bytes, bytes] = {}
         self._chunked = False
         self._write_paused_at: float | None = None
+        self._half_closed = False
 
     # -- connection ----------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -80,6 +81,19 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if running is not None:
             running.client_gone()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """A client that asked all it wants may close its side; True keeps ours open for the answer.
+
+        One that left altogether looks the same until something is written to it, so the time is limited.
+        """
+        if self.running is None or self.phase == BODY:
+            return False
+        self._half_closed = True
+        self._since = self.loop.time()
+        self.cycle.keep_alive = False
+        self.phase = CLOSING
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self.phase == CLOSING:
@@ -268,6 +282,8 @@ class GuardedProtocol(HttpToolsProtocol):
         limits, age = self.limits, now - self._since
         if self._write_paused_at is not None and now - self._write_paused_at > limits.write_seconds:
             self.abort()
+        elif self._half_closed and self.running is not None and age > limits.half_closed_seconds:
+            self.transport.close()
         elif self.phase == HEAD and age > limits.header_seconds:
             self._refuse(RequestTimeout("The headers took too long."), silent=self._head_bytes == 0)
         elif self.phase == BODY:

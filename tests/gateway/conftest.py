@@ -25,8 +25,9 @@ from tests.gateway.world import World, running_world
 
 NOWHERE = "postgresql://postgres:x@127.0.0.1:1/none"
 LIMITS = ConnectionLimits(
-    header_seconds=0.4, body_seconds=0.4, body_rate=10_000, idle_seconds=0.4, write_seconds=1.0, linger_seconds=0.4
-)
+    header_seconds=0.4, body_seconds=0.4, body_rate=10_000, idle_seconds=0.4, write_seconds=1.0, linger_seconds=0.4,
+    half_closed_seconds=0.15,
+)  # fmt: skip
 PUBLIC = frozenset(
     (method, path)
     for method in ("GET", "POST", "PUT")

@@ -258,3 +258,22 @@ def test_the_server_refuses_work_beyond_its_limit(start: Any, offline_settings: 
         reply = front.get()
         assert (reply.status, reply.code) == (503, "overloaded")
         assert reply.headers["retry-after"] == "2"
+
+
+@pytest.mark.parametrize("rest", [b"", GET, b"\r\n"], ids=["complete", "part-of-another", "line-end"])
+def test_a_client_that_stops_sending_gets_its_answer(front: Any, read: Callable[..., Any], rest: bytes) -> None:
+    client = front.connect()
+    client.sendall(GET + b"\r\n" + rest)
+    client.shutdown(socket.SHUT_WR)
+    reply = read(client, until_closed=True)
+    assert (reply.status, reply.complete, reply.closed) == (200, True, True)
+
+
+def test_a_client_that_stops_sending_gets_all_its_answers(front: Any) -> None:
+    client = front.connect()
+    client.sendall((GET + b"\r\n") * 3)
+    client.shutdown(socket.SHUT_WR)
+    data = b""
+    while piece := client.recv(65536):
+        data += piece
+    assert data.count(b"HTTP/1.1 200 OK") == 3

@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
+import pytest
 from pydantic import SecretStr
 
 from shared import clock
@@ -26,11 +28,13 @@ SQL = (Path(__file__).parent / "identity.sql").read_text()
 
 
 class Switchboard:
-    """A TCP relay to PostgreSQL that can be unplugged."""
+    """A TCP relay to PostgreSQL that can be unplugged, or go silent while its connections stay open."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.plugged = True
+        self.forwarding = threading.Event()
+        self.forwarding.set()
         self.writers: set[asyncio.StreamWriter] = set()
         self.relays: set[asyncio.Task[Any]] = set()
         self.port = 0
@@ -45,11 +49,12 @@ class Switchboard:
             return
         upstream_reader, upstream = await asyncio.open_connection(*self.target)
         self.writers |= {writer, upstream}
-        await asyncio.gather(_pump(reader, upstream), _pump(upstream_reader, writer))
+        await asyncio.gather(self._pump(reader, upstream), self._pump(upstream_reader, writer))
         self.writers -= {writer, upstream}
 
     async def unplug(self) -> None:
         self.plugged = False
+        self.forwarding.set()
         for writer in list(self.writers):
             writer.transport.abort()
 
@@ -67,16 +72,17 @@ class Switchboard:
     def stop(self) -> None:
         self.loop.call_soon_threadsafe(self.stopped.set)
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    except ConnectionError:
-        pass
-    finally:
-        writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                while not (self.forwarding.is_set() or writer.is_closing()):  # noqa: ASYNC110 (set by another thread)
+                    await asyncio.sleep(0.01)
+                writer.write(data)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
 
 
 class World:
@@ -85,6 +91,7 @@ class World:
     def __init__(self, front: Any, dsn: str, settings: Settings, board: Switchboard) -> None:
         self.front = front
         self.dsn = dsn
+        self.database = urlsplit(dsn).path[1:]
         self.board = board
         self.verifier = IdentityVerifier(settings.derive_key, "echo", ["gateway"])
 
@@ -142,10 +149,55 @@ class World:
     def listening(self) -> bool:
         return bool(self.front.get("/readyz").json["credentials"] == "listening")
 
+    def revoke(self, key: api_key.NewKey) -> float:
+        """Revoke ``key`` as the identity service does; returns the monotonic time right after the commit."""
+        self.sql(
+            "WITH revoked AS (UPDATE identity.keys SET disabled = true WHERE public_id = $1 RETURNING public_id) "
+            "SELECT pg_notify('guardian_credentials', 'key:' || public_id) FROM revoked",
+            key.public_id,
+        )
+        return time.monotonic()
+
+    @contextlib.contextmanager
+    def silent(self) -> Iterator[None]:
+        """The gateway's connections stay open, and nothing passes through them."""
+        self.board.forwarding.clear()
+        try:
+            yield
+        finally:
+            self.board.forwarding.set()
+
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """The gateway's backends are stopped (``SIGSTOP``); skips where they are not ours to stop."""
+        backends = [psutil.Process(pid) for pid in self._backends()]
+        stopped = []
+        try:
+            for backend in backends:
+                if self.database not in " ".join(backend.cmdline()):
+                    pytest.skip("PostgreSQL does not run on this machine")
+                backend.suspend()
+                stopped.append(backend)
+            yield
+        except psutil.Error as error:
+            pytest.skip(f"the backends cannot be stopped: {error}")
+        finally:
+            for backend in stopped:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    backend.resume()
+
+    def _backends(self) -> list[int]:
+        pids = self.sql(
+            "SELECT array_agg(pid) FROM pg_stat_activity WHERE usename = 'svc_gateway' AND datname = $1", self.database
+        )
+        assert pids, "the gateway is not connected"
+        return list(pids)
+
     def unplug(self) -> None:
         asyncio.run_coroutine_threadsafe(self.board.unplug(), self.board.loop).result(5)
 
     def plug(self) -> None:
+        self.board.forwarding.set()
         self.board.plugged = True
 
 

@@ -4,12 +4,31 @@ import os
 import secrets
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from cli.postgres import EmbeddedPostgres
 from shared.settings import DEVELOPMENT_SECRET, Settings
 
 SECRET_FILE = "secret.key"  # noqa: S105 (a file name)
+
+
+class InvalidSettings(Exception):
+    """Which environment variables are wrong, and how."""
+
+
+def load_settings() -> Settings:
+    """The settings of the environment; raises ``InvalidSettings`` with a line for each that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise InvalidSettings("\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())) from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = str(location[0]) if location else ""
+    variable = name if name.isupper() else f"GUARDIAN_{name.upper()}"
+    text = message.removeprefix("Value error, ")
+    return f"{variable}: {text}" if location else text
 
 
 def write_private(path: Path, text: str) -> None:
@@ -18,6 +37,9 @@ def write_private(path: Path, text: str) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+    if os.geteuid() == 0:  # root in somebody's home leaves nothing there that its owner cannot read
+        owner = path.parent.stat()
+        os.chown(temporary, owner.st_uid, owner.st_gid)
     temporary.replace(path)
 
 
@@ -42,7 +64,7 @@ class NoPlatform(Exception):
 
 def connected_settings() -> Settings:
     """Settings with the DSN of ``DATABASE_URL`` or of the PostgreSQL a running ``guardian up`` holds."""
-    settings = Settings()
+    settings = load_settings()
     if settings.database_url is not None:
         return settings
     dsn = EmbeddedPostgres(settings.home).running_dsn()

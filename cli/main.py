@@ -28,9 +28,14 @@ def doctor(
 ) -> None:
     """Say what this machine lacks, and the command that mends it. Ends with 1 when something needed is missing."""
     from cli.doctor import examine, render, render_json
-    from shared.settings import Settings
+    from cli.home import InvalidSettings, load_settings
 
-    findings = examine(Settings())
+    try:
+        settings = load_settings()
+    except InvalidSettings as error:
+        print(f"guardian: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    findings = examine(settings)
     print(render_json(findings) if as_json else render(findings))
     if any(finding.stops for finding in findings):
         raise typer.Exit(1)
@@ -39,13 +44,13 @@ def doctor(
 @app.command()
 def up() -> None:
     """Start the whole platform in one process, with its own PostgreSQL unless DATABASE_URL is set."""
+    from cli.home import InvalidSettings, load_settings
     from cli.up import CannotStart
     from cli.up import up as run
-    from shared.settings import Settings
 
     try:
-        run(Settings())
-    except CannotStart as error:
+        run(load_settings())
+    except (CannotStart, InvalidSettings) as error:
         print(f"guardian cannot start: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -104,7 +109,7 @@ def events_tail(
 ) -> None:
     """Print events as they happen, until Ctrl-C. Needs a running platform or DATABASE_URL."""
     from cli.events import tail
-    from cli.home import NoPlatform, connected_settings
+    from cli.home import InvalidSettings, NoPlatform, connected_settings
 
     try:
         tail(
@@ -117,7 +122,7 @@ def events_tail(
             as_json=as_json,
             say=lambda line: print(line, flush=True),
         )
-    except NoPlatform as error:
+    except (InvalidSettings, NoPlatform) as error:
         print(f"guardian: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
 

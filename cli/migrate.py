@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import asyncpg
 
-from cli.home import NoPlatform, connected_settings
+from cli.home import InvalidSettings, NoPlatform, connected_settings
 from cli.system import GATEWAY_ROLE, SCHEMAS
 from shared.db.database import UNAVAILABLE
 from shared.db.migrations import Migration, knows, owner_dsn, status
@@ -49,7 +49,7 @@ def command(*, check: bool, say: Callable[[str], None]) -> bool:
     """Run ``guardian migrate``; whether everything is at its newest version at the end."""
     try:
         settings = connected_settings()
-    except NoPlatform as error:
+    except (InvalidSettings, NoPlatform) as error:
         say(f"guardian: {error}")
         return False
     try:

@@ -40,6 +40,7 @@ def up(settings: Settings) -> None:
     """
     # Until the event loop has handlers of its own, SIGTERM must unwind like Ctrl-C, or PostgreSQL would stay.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _refuse_what_is_not_there_yet(settings)
     listener = _listen(settings)
     postgres: EmbeddedPostgres | None = None
     try:
@@ -50,10 +51,18 @@ def up(settings: Settings) -> None:
             settings = home.with_secret(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run(settings, listener, postgres))
+        print("Stopped. The data is kept; the next start goes on from here.", flush=True)
     finally:
         listener.close()
         if postgres is not None:
             postgres.stop()
+
+
+def _refuse_what_is_not_there_yet(settings: Settings) -> None:
+    if settings.kafka_bootstrap_servers:
+        raise CannotStart("KAFKA_BOOTSTRAP_SERVERS is set, but this release has no Kafka adapter yet. Unset it.")
+    if settings.environment == "production" and settings.database_url is None:
+        raise CannotStart("production needs DATABASE_URL: the PostgreSQL that 'make run' brings is for development.")
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -29,12 +29,12 @@ class Organization(Protocol):
 
 def started(settings: Settings) -> str:
     """Where the platform answers, for one without the demonstration."""
-    return "\n".join(("", *_addresses(settings.base_url), "", "Ctrl-C stops it; the data stays.", ""))
+    return "\n".join(("", *_addresses(settings), "", "Ctrl-C stops it; the data stays.", ""))
 
 
 def with_demo(settings: Settings, organizations: Sequence[Organization], path: Path) -> str:
     """The same with both organisations' credentials and two commands to paste. ``path`` is demo.json's."""
-    lines = ["", *_addresses(settings.base_url)]
+    lines = ["", *_addresses(settings)]
     for organization in organizations:
         lines += ["", *_credentials(organization)]
     lines += ["", *_first_steps(settings.base_url, organizations[0].api_key)]
@@ -42,14 +42,16 @@ def with_demo(settings: Settings, organizations: Sequence[Organization], path: P
     return "\n".join(lines)
 
 
-def _addresses(url: str) -> list[str]:
+def _addresses(settings: Settings) -> list[str]:
+    url = settings.base_url
+    mailbox = [f"  Mailbox         {url}/dev/mailbox"] if settings.environment == "development" else []
     return [
         f"Guardian is running at {url}",
         "",
         f"  API reference   {url}/docs",
         f"  OpenAPI         {url}/openapi.json",
         f"  Health          {url}/v1/health",
-        f"  Mailbox         {url}/dev/mailbox",
+        *mailbox,
     ]
 
 

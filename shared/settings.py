@@ -5,7 +5,7 @@ import hmac
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEVELOPMENT_SECRET = "development-only-secret-that-production-refuses"  # noqa: S105 (refused below)
@@ -57,6 +57,13 @@ class Settings(BaseSettings):
     mail_from: str = Field("Guardian <no-reply@localhost>", description="sender of the platform's mails")
     demo: bool = Field(True, description="make the demo organisations on the first start (development only)")
     demo_history: bool = Field(True, description="load a year of CRM history into the first of them")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("must look like postgresql://user:password@host:5432/database")
+        return value
 
     @model_validator(mode="after")
     def _refuse_default_secrets(self) -> Self:

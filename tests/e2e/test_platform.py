@@ -167,3 +167,26 @@ def test_a_database_that_is_away_is_said_in_a_sentence(own_platform: RunningPlat
 def test_the_mailbox_is_for_this_machine_only(platform: RunningPlatform, headers: dict[str, str], status: int) -> None:
     with platform.client() as client:
         assert client.get("/dev/mailbox", headers=headers).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"GUARDIAN_PORT": "80a"}, "GUARDIAN_PORT: "),
+        ({"GUARDIAN_ENVIRONMENT": "production"}, "GUARDIAN_SECRET_KEY must be set"),
+        ({"GUARDIAN_ENVIRONMENT": "production", "GUARDIAN_SECRET_KEY": "x" * 40}, "production needs DATABASE_URL"),
+        ({"DATABASE_URL": "mysql://localhost/x"}, "DATABASE_URL: must look like postgresql://"),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092"}, "no Kafka adapter yet"),
+    ],
+    ids=str,
+)
+def test_a_wrong_setting_is_said_in_a_sentence(
+    own_platform: RunningPlatform, environment: dict[str, str], said: str
+) -> None:
+    own_platform._environment.update(environment)
+    own_platform.spawn()
+    assert own_platform.process is not None
+    assert own_platform.process.wait(timeout=30) == 1
+    assert said in own_platform.tail()
+    assert "Traceback" not in own_platform.tail()
+    assert "pydantic" not in own_platform.tail()

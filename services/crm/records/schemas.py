@@ -55,7 +55,7 @@ Item = TypeVar("Item")
 class RecordInput(Input):
     """What a caller may set on any record."""
 
-    owner_id: UUID | None = Field(None, description="the user who looks after it; the caller when left out")
+    owner_id: UUID | None = Field(None, description="the user who looks after it; the signed-in caller when left out")
     tags: Tags = Field(default_factory=list)
     custom_fields: CustomFields = Field(default_factory=dict)
 

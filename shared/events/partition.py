@@ -17,11 +17,6 @@ def topic_of(service: str) -> str:
     return f"guardian.{service}.events"
 
 
-def service_of(topic: str) -> str:
-    """The service that publishes to ``topic``."""
-    return topic.split(".")[1]
-
-
 def murmur2(data: bytes) -> int:
     """32-bit MurmurHash2 as in ``org.apache.kafka.common.utils.Utils``, unsigned."""
     length = len(data)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.events import PARTITIONS, topic_of
-from shared.events.partition import murmur2, partition_of, service_of
+from shared.events.partition import murmur2, partition_of
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,5 @@ def test_a_partition_exists(key: str) -> None:
     assert 0 <= partition_of(key) < PARTITIONS
 
 
-def test_topics_and_services() -> None:
+def test_the_topic_of_a_service() -> None:
     assert topic_of("crm") == "guardian.crm.events"
-    assert service_of(topic_of("crm")) == "crm"

@@ -34,6 +34,32 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: str | None = Field(
         None, validation_alias="KAFKA_BOOTSTRAP_SERVERS", description="switches the event bus to Kafka"
     )
+    kafka_prefix: str = Field(
+        "guardian",
+        pattern=r"^[a-z][a-z0-9-]*$",
+        validation_alias="KAFKA_PREFIX",
+        description="first part of every topic and group, so that platforms can share a cluster",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL", description="how to speak to the brokers"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", validation_alias="KAFKA_SASL_MECHANISM", description="how to sign in to the brokers"
+    )
+    kafka_sasl_username: str | None = Field(
+        None, validation_alias="KAFKA_SASL_USERNAME", description="user of the brokers"
+    )
+    kafka_sasl_password: SecretStr | None = Field(
+        None, validation_alias="KAFKA_SASL_PASSWORD", description="password of that user"
+    )
+    kafka_ssl_cafile: Path | None = Field(
+        None, validation_alias="KAFKA_SSL_CAFILE", description="authorities that sign brokers; the machine's when unset"
+    )
+    kafka_ssl_certfile: Path | None = Field(
+        None, validation_alias="KAFKA_SSL_CERTFILE", description="our certificate, where brokers ask for one"
+    )
+    kafka_ssl_keyfile: Path | None = Field(None, validation_alias="KAFKA_SSL_KEYFILE", description="its key")
+    event_retention_days: int = Field(7, ge=1, le=3650, description="how long the event log keeps an event")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal")
     trace_sample_ratio: float = Field(0.05, ge=0, le=1, description="share of requests whose spans are kept")

@@ -6,7 +6,7 @@ from services.audit import consumers, jobs
 from services.audit.api import router
 from shared.db import Database
 from shared.events import Worker
-from shared.events.postgres import PostgresBus
+from shared.events.connect import connect_bus
 from shared.http import create_service
 from shared.settings import Settings
 
@@ -25,7 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
 def worker(settings: Settings) -> Worker:
     """Records every event as an entry, and keeps a partition ready for the months to come."""
     database = Database.for_service(settings, "audit")
-    bus = PostgresBus(database)
+    bus = connect_bus(settings, database)
     return Worker(
         database,
         bus=bus,

@@ -10,7 +10,7 @@ from services.crm.deals.api import router as deals
 from services.crm.pipelines.api import router as pipelines
 from shared.db import Database
 from shared.events import Job, Relay, Worker
-from shared.events.postgres import PostgresBus
+from shared.events.connect import connect_bus
 from shared.http import create_service, idempotency
 from shared.settings import Settings
 
@@ -31,7 +31,7 @@ def create_app(settings: Settings) -> FastAPI:
 def worker(settings: Settings) -> Worker:
     """The CRM's background half: its relay, and the purge of answers kept for idempotency."""
     database = Database.for_service(settings, "crm")
-    bus = PostgresBus(database)
+    bus = connect_bus(settings, database)
 
     async def purge_idempotency() -> None:
         await idempotency.purge(database)

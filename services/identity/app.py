@@ -15,7 +15,7 @@ from services.identity.sessions.api import router as sessions
 from services.identity.settings import IdentitySettings
 from shared.db import Database
 from shared.events import Job, Relay, Worker
-from shared.events.postgres import PostgresBus
+from shared.events.connect import connect_bus
 from shared.http import create_service
 from shared.mail import mailer_for
 from shared.settings import Settings
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
 def worker(settings: Settings) -> Worker:
     """Identity's background half: its relay, the mails, and the purge of what has expired."""
     database = Database.for_service(settings, "identity")
-    bus = PostgresBus(database)
+    bus = connect_bus(settings, database)
 
     async def purge_expired() -> None:
         await purge(database)

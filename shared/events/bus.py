@@ -53,6 +53,8 @@ class Received:
     body: bytes = b""
     error: str | None = None
     recorded_at: datetime | None = None
+    traceparent: str | None = None
+    """The trace of an entry that cannot be read, where its headers still tell it."""
 
     @property
     def organization_id(self) -> UUID:

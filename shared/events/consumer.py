@@ -19,6 +19,7 @@ from uuid import UUID
 import structlog
 
 from shared.auth import Principal
+from shared.buggify import buggify
 from shared.db import Database, Session
 from shared.events import deadletters, metrics, wakeups
 from shared.events.bus import Bus, Fenced, Received, Subscription
@@ -118,7 +119,9 @@ class Consumer:
                     self.state = "running"
                     if batch:
                         await self.process(batch)
+                        buggify("consumer.effect")
                         await subscription.commit(batch)
+                        buggify("consumer.offset")
                     backoff.reset()
                 except Fenced:
                     _log.info("events_partitions_lost", group=self.group)
@@ -285,6 +288,7 @@ class Consumer:
             for handler, segment in groupby(events, lambda event: self._handler(event.type)):
                 if handler is not None:
                     await handler(session, list(segment))
+        buggify("consumer.handled")
 
     async def _redrive_first(self, key: str) -> bool:
         """Handle the oldest dead letter of a key; False when there is none or it failed again."""

@@ -7,6 +7,7 @@ transaction; for any other bus a crash between sending and removing sends again,
 
 import structlog
 
+from shared.buggify import buggify
 from shared.db import Database
 from shared.events import metrics, wakeups
 from shared.events.bus import AtomicRelay, Bus
@@ -67,6 +68,7 @@ class Relay:
         if not self.lease.held:
             return 0
         if isinstance(self._bus, AtomicRelay):
+            buggify("relay.read")
             moved = await self._bus.relay(self._database, self.topic, self.lease, self._batch)
         else:
             moved = await self._send()
@@ -76,6 +78,7 @@ class Relay:
             self._signal.exclusive = False
             return 0
         if moved:
+            buggify("relay.removed")
             metrics.RELAYED.labels(self.service).inc(moved)
         return moved
 
@@ -91,7 +94,9 @@ class Relay:
         rows = await self._database.pool.fetch(_READ, self._batch)
         if not rows:
             return 0
+        buggify("relay.read")
         await self._bus.append(self.topic, [CloudEvent.from_json(row["envelope"]) for row in rows])
+        buggify("relay.sent")
         tag = await self._database.pool.execute(
             _REMOVE, [row["seq"] for row in rows], self.lease.name, self.lease.owner, self.lease.epoch
         )

@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from typing import Self
 
 from shared.auth import Principal
+from shared.buggify import buggify
 from shared.db import Database, Session
 
 
@@ -33,3 +34,5 @@ class UnitOfWork:
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.__aexit__(*error)  # type: ignore[arg-type]
+        if self.begun:
+            buggify("unit_of_work.committed")

@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
 ##@ Use it
-.PHONY: help run migrate doctor
+.PHONY: help run migrate doctor kafka
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -14,6 +14,9 @@ run: .venv/.stamp-base ## Install what is missing and start the platform on http
 
 migrate: .venv/.stamp-base ## Bring the database of DATABASE_URL to the newest version
 	@exec $(BIN)/guardian migrate
+
+kafka: .venv/.stamp-base ## Run a Kafka broker on 127.0.0.1:9092 until Ctrl-C (Java 17 and Maven; ARGS="--port 9093")
+	@exec $(BIN)/python -m deploy.kafka up $(ARGS)
 
 doctor: .venv/.stamp-base ## Say what this machine lacks, and the command that mends it
 	@exec $(BIN)/guardian doctor
@@ -57,6 +60,13 @@ bench-tenancy: .venv/.stamp-dev ## What row-level security costs on a million co
 
 bench-api: .venv/.stamp-dev ## CPU per request beside a plain FastAPI app, latency under open-loop load
 	@$(BIN)/python -m tests.bench.api $(ARGS)
+
+##@ Break it
+.PHONY: chaos-events
+SEEDS ?= 1-10
+BUS ?= both
+chaos-events: .venv/.stamp-dev ## Kill everything that carries events and show that none is lost (SEEDS=1-10, BUS=postgres|kafka|both)
+	@$(BIN)/python -m tests.chaos.events --seeds $(SEEDS) --bus $(BUS) $(ARGS)
 
 # Stamps make an up-to-date environment cost nothing.
 .venv/.stamp-base: requirements/base.txt pyproject.toml deploy/scripts/install.sh

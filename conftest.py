@@ -1,3 +1,3 @@
 """Loads the chassis' pytest plugin for every test."""
 
-pytest_plugins = ["shared.testing.plugin", "shared.testing.client"]
+pytest_plugins = ["shared.testing.plugin", "shared.testing.client", "shared.testing.kafka"]

@@ -27,13 +27,13 @@ class Account:
     name: str = ""
     keep_dac_override: bool = False
 
-    def command(self, args: Sequence[str], *, cwd: Path, die_with_parent: bool = False) -> list[str]:
-        """``args`` wrapped so that they run as this account, in ``cwd``."""
+    def command(self, args: Sequence[str], *, cwd: Path, die_with_parent: int | None = None) -> list[str]:
+        """``args`` wrapped so that they run as this account, in ``cwd``; ``die_with_parent`` is the signal for that."""
         options = {
             "uid": self.uid,
             "gid": self.gid,
             "keep_dac_override": self.keep_dac_override,
-            "die_with_parent": os.getpid() if die_with_parent else None,
+            "die_with_parent": (os.getpid(), die_with_parent) if die_with_parent else None,
             "cwd": str(cwd),
         }
         return [sys.executable, "-I", "-S", str(BECOME), json.dumps(options), *args]

@@ -9,7 +9,6 @@ only; it never imports the project.
 import ctypes
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TypedDict
@@ -21,12 +20,15 @@ _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 
 
 class Options(TypedDict):
-    """``uid`` null: stay who we are. ``cwd`` is entered after the change, so that it proves reachability."""
+    """``uid`` null: stay who we are. ``die_with_parent``: the parent's pid and the signal that ends the program.
+
+    ``cwd`` is entered after the change, so that it proves reachability.
+    """
 
     uid: int | None
     gid: int | None
     keep_dac_override: bool
-    die_with_parent: int | None
+    die_with_parent: tuple[int, int] | None
     cwd: str
 
 
@@ -64,8 +66,8 @@ def main() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         _change_user(options, libc)
         if options["die_with_parent"] is not None and sys.platform == "linux":
-            parent = options["die_with_parent"]
-            _check(libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGQUIT), 0, 0, 0), "prctl(PDEATHSIG)")
+            parent, death = options["die_with_parent"]
+            _check(libc.prctl(_PR_SET_PDEATHSIG, death, 0, 0, 0), "prctl(PDEATHSIG)")
             if os.getppid() != parent:
                 sys.exit(126)  # the parent was gone before we asked to be told
         os.chdir(options["cwd"])

@@ -111,7 +111,7 @@ def launch(
         args += ["-c", f"{name}={value}"]
     with log.open("wb") as output:
         return subprocess.Popen(
-            account.command(args, cwd=data, die_with_parent=die_with_parent),
+            account.command(args, cwd=data, die_with_parent=signal.SIGQUIT if die_with_parent else None),
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(), start_new_session=True,
         )  # fmt: skip
 

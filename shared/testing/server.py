@@ -29,47 +29,48 @@ _PREFIX = "guardian-test-"
 _START_SECONDS = 60
 
 
-class TestServer:
-    """The run's PostgreSQL. Making one is free; the server starts with the first ``dsn``."""
+class GuardedServer:
+    """A server of the run. Making one is free; it starts with the first ``address``, whichever worker asks."""
 
-    __test__ = False
+    kind = ""
+    start_seconds = 60
 
     def __init__(self, folder: Path, pytest_pid: int) -> None:
         self.folder = folder
         self._pytest_pid = pytest_pid
-        self._dsn: str | None = None
+        self._address: str | None = None
 
     @property
-    def dsn(self) -> str:
-        """The administrator's DSN of the maintenance database."""
-        if self._dsn is None:
+    def address(self) -> str:
+        """Where it is reached."""
+        if self._address is None:
             with self.lock("start"):
                 if not (self.folder / "guard.pid").exists():
                     self._start_guard()
-            self._dsn = self._wait()
-        return self._dsn
+            self._address = self._wait()
+        return self._address
 
     def _start_guard(self) -> None:
         self.folder.mkdir(mode=0o755, exist_ok=True)
         self.folder.chmod(0o755)
         with (self.folder / "guard.log").open("wb") as log:
             guard = subprocess.Popen(
-                [sys.executable, "-m", "shared.testing.guard", str(self.folder), str(self._pytest_pid)],
+                [sys.executable, "-m", "shared.testing.guard", self.kind, str(self.folder), str(self._pytest_pid)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         guard.returncode = 0  # it outlives us on purpose; keeps Popen from warning about that
         (self.folder / "guard.pid").write_text(str(guard.pid))
 
     def _wait(self) -> str:
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + self.start_seconds
         while time.monotonic() < deadline:
             if (self.folder / READY).exists():
                 return (self.folder / READY).read_text()
             if (self.folder / FAILED).exists():
-                raise RuntimeError(f"the test server did not start: {(self.folder / FAILED).read_text()}")
+                raise RuntimeError((self.folder / FAILED).read_text())
             time.sleep(0.02)
         log = (self.folder / "guard.log").read_text(errors="replace")
-        raise RuntimeError(f"the test server did not start within {_START_SECONDS} s: {log}")
+        raise RuntimeError(f"the test server did not start within {self.start_seconds} s: {log}")
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -77,6 +78,31 @@ class TestServer:
         with Path(f"{self.folder}.{name}.lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+    def stop(self) -> None:
+        """End the server and wait until nothing of it is left. Called once, by the process that leads the run."""
+        pid_file = self.folder / "guard.pid"
+        if pid_file.exists():
+            try:
+                guard = psutil.Process(int(pid_file.read_text()))
+                guard.send_signal(signal.SIGTERM)
+                guard.wait(timeout=20)
+            except psutil.NoSuchProcess:
+                shutil.rmtree(self.folder, ignore_errors=True)
+        for lock in self.folder.parent.glob(f"{self.folder.name}.*.lock"):
+            lock.unlink(missing_ok=True)
+
+
+class TestServer(GuardedServer):
+    """The run's PostgreSQL."""
+
+    __test__ = False
+    kind = "postgres"
+
+    @property
+    def dsn(self) -> str:
+        """The administrator's DSN of the maintenance database."""
+        return self.address
 
     def dsn_of(self, database: str) -> str:
         """The administrator's DSN of ``database``."""
@@ -112,19 +138,6 @@ class TestServer:
                 await connection.close()
 
         run(work)
-
-    def stop(self) -> None:
-        """End the server and wait until nothing of it is left. Called once, by the process that leads the run."""
-        pid_file = self.folder / "guard.pid"
-        if pid_file.exists():
-            try:
-                guard = psutil.Process(int(pid_file.read_text()))
-                guard.send_signal(signal.SIGTERM)
-                guard.wait(timeout=20)
-            except psutil.NoSuchProcess:
-                shutil.rmtree(self.folder, ignore_errors=True)
-        for lock in self.folder.parent.glob(f"{self.folder.name}.*.lock"):
-            lock.unlink(missing_ok=True)
 
 
 def run(work: Callable[[], Awaitable[T]]) -> T:

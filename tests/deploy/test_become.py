@@ -52,7 +52,7 @@ def test_it_ends_when_its_parent_is_already_gone(monkeypatch: pytest.MonkeyPatch
         pytest.fail("it ran the program")
 
     monkeypatch.setattr(os, "execv", never)
-    monkeypatch.setattr(sys, "argv", ["become.py", _options(die_with_parent=-1), "/bin/true"])
+    monkeypatch.setattr(sys, "argv", ["become.py", _options(die_with_parent=[-1, 3]), "/bin/true"])
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(become, "_check", lambda _result, _what: None)
     with pytest.raises(SystemExit) as exit_status:

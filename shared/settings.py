@@ -31,6 +31,13 @@ class Settings(BaseSettings):
     )
     database_pool_size: int = Field(4, ge=1, le=64, description="connections per service and process")
     database_statement_timeout_ms: int = Field(8000, ge=100, description="a statement is cancelled after this")
+    upstreams: dict[str, str] = Field({}, description="base URLs of services that are processes of their own, by name")
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="how long a process that is told to stop says so at /readyz before it closes its door",
+    )
     kafka_bootstrap_servers: str | None = Field(
         None, validation_alias="KAFKA_BOOTSTRAP_SERVERS", description="switches the event bus to Kafka"
     )
@@ -84,12 +91,25 @@ class Settings(BaseSettings):
     demo: bool = Field(True, description="make the demo organisations on the first start (development only)")
     demo_history: bool = Field(True, description="load a year of CRM history into the first of them")
 
+    @field_validator("kafka_bootstrap_servers", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return value or None
+
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().startswith(("postgresql://", "postgres://")):
             raise ValueError("must look like postgresql://user:password@host:5432/database")
         return value
+
+    @field_validator("upstreams")
+    @classmethod
+    def _are_urls(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, url in value.items():
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f'the address of {name} must look like "http://{name}:8000"')
+        return {name: url.rstrip("/") for name, url in value.items()}
 
     @model_validator(mode="after")
     def _refuse_default_secrets(self) -> Self:

@@ -15,25 +15,34 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.settings import Settings
 
-_providers: dict[str, TracerProvider] = {}
+
+class ServiceTracerProvider(TracerProvider):
+    """Knows whether its spans go anywhere, so that nobody makes them for nothing."""
+
+    exports = False
+
+    def add_span_processor(self, span_processor: SpanProcessor) -> None:
+        """Give the spans one more destination."""
+        super().add_span_processor(span_processor)
+        self.exports = True
 
 
-def provider(service: str, settings: Settings) -> TracerProvider:
+_providers: dict[str, ServiceTracerProvider] = {}
+
+
+def provider(service: str, settings: Settings) -> ServiceTracerProvider:
     """The tracer provider of one service in this process; it exports when a collector is set."""
     if service not in _providers:
-        made = TracerProvider(
+        made = ServiceTracerProvider(
             resource=Resource.create({"service.name": service, "service.namespace": "guardian"}),
             sampler=ParentBased(ALWAYS_OFF),
         )
         if settings.otlp_endpoint:
-            add_processor(made, BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint}/v1/traces")))
+            made.add_span_processor(
+                BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint}/v1/traces"))
+            )
         _providers[service] = made
     return _providers[service]
-
-
-def add_processor(target: TracerProvider, processor: SpanProcessor) -> None:
-    """Give a provider one more destination for its spans."""
-    target.add_span_processor(processor)
 
 
 class _SampledOnly:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 
-from services.audit import service
+from services.audit import domain, service
 from shared.db import Database, Session
 from shared.events import Bus, CloudEvent, Consumer, Tuning, topic_of
 
@@ -26,4 +26,6 @@ class Recorder:
 def recorder(database: Database, bus: Bus) -> Consumer:
     """The consumer of every service's events; large runs, because one statement stores a whole run."""
     topics = [topic_of(source) for source in SOURCES]
-    return Consumer(database, bus, GROUP, topics, Recorder(), tuning=Tuning(run_size=500))
+    return Consumer(
+        database, bus, GROUP, topics, Recorder(), tuning=Tuning(run_size=500), understands=domain.UNDERSTOOD
+    )

@@ -4,12 +4,30 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 RiskLevel = Literal["low", "medium", "high", "critical"]
 
 MONTHS_BACK = 10 * 12 - 3
 MONTHS_AHEAD = 2
 """Months around the present that have partitions of their own (the database makes ten years at once at
 most); an entry outside them goes to the DEFAULT partition, which is watched."""
+
+_TYPES = {
+    "activity": "created updated deleted restored",
+    "api_key": "created updated rotated revoked",
+    "company": "created updated deleted restored",
+    "contact": "created updated deleted restored",
+    "custom_field": "created updated deleted",
+    "deal": "created updated deleted restored stage_changed",
+    "invitation": "created accepted revoked",
+    "member": "added removed role_changed",
+    "organization": "created updated",
+    "pipeline": "created updated deleted",
+    "user": "signed_up updated email_verified password_changed signed_in signed_out sign_in_failed",
+}
+UNDERSTOOD: Mapping[str, int] = {f"{target}.{verb}": 1 for target, verbs in _TYPES.items() for verb in verbs.split()}
+"""The newest schema version that is understood of each type of event."""
 
 _ACTOR_TYPES = {
     "app_user": "user",
@@ -39,12 +57,21 @@ def actor_type_of(authtype: str | None) -> str:
     return _ACTOR_TYPES.get(authtype or "system") or str(authtype)
 
 
-def split(payload: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The changed fields, where a payload has them in the usual form, and the rest of it."""
-    changes = payload.get("changes")
-    if not isinstance(changes, dict) or not all(isinstance(change, dict) for change in changes.values()):
-        return None, dict(payload)
-    return changes, {name: value for name, value in payload.items() if name != "changes"}
+class Payload(BaseModel):
+    """What the log reads of an event's data, whatever its type; anything else is kept as it is."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    changes: dict[str, dict[str, Any]] | None = None
+
+
+def split(data: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The changed fields, where an event has them in the usual form, and the rest of its data."""
+    try:
+        payload = Payload.model_validate(data)
+    except ValidationError:
+        return None, dict(data)
+    return (None, dict(data)) if payload.changes is None else (payload.changes, payload.model_extra or {})
 
 
 def month_of(moment: datetime) -> date:

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 
 from services.audit.models import entries
+from services.audit.search import prefix_query, words_of
 from shared.db import Record, Session
 
 RECENT_WINDOW = 2000
@@ -40,6 +41,7 @@ Position = tuple[datetime, int, UUID]
 
 SHOWN = tuple(each.name for each in entries.c if each.name not in ("organization_id", "search"))
 _VIEW = table("audit_logs_enhanced_search", *[column(each.name, each.type) for each in entries.c], schema="audit")
+_SIMPLE: Any = literal_column("'simple'")
 _MINE = entries.c.organization_id == bindparam("organization_id")
 
 
@@ -50,6 +52,8 @@ def _rows() -> Any:
         travels = Text() if isinstance(each.type, JSONB) else each.type
         arrays.append(bindparam(each.name, type_=ARRAY(travels)))
         made.append(column(each.name, travels))
+    arrays.append(bindparam("words", type_=ARRAY(Text())))
+    made.append(column("words", Text()))
     return func.unnest(*arrays).table_valued(*made, name="entry").render_derived()
 
 
@@ -57,9 +61,12 @@ def _insert() -> Any:
     rows = _rows()
     values = [cast(rows.c[name], JSONB) if isinstance(entries.c[name].type, JSONB) else rows.c[name] for name in SHOWN]
     organization = bindparam("organization_id", type_=entries.c.organization_id.type)
+    found_by = func.to_tsvector(_SIMPLE, rows.c.words)
     return (
         insert(entries)
-        .from_select(["organization_id", *SHOWN], select(organization, *values), include_defaults=False)
+        .from_select(
+            ["organization_id", *SHOWN, "search"], select(organization, *values, found_by), include_defaults=False
+        )
         # A replay of events that the inbox has forgotten by now finds their entries here.
         .on_conflict_do_nothing()
     )
@@ -76,6 +83,7 @@ async def add(session: Session, organization_id: UUID, rows: Sequence[Mapping[st
     arrays: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in SHOWN}
     for name in ("changes", "data"):
         arrays[name] = [None if value is None else orjson.dumps(value).decode() for value in arrays[name]]
+    arrays["words"] = [words_of(row) for row in rows]
     return await session.execute(_INSERT, organization_id=organization_id, **arrays)
 
 
@@ -133,12 +141,6 @@ def _parameters(filters: Mapping[str, Any]) -> dict[str, Any]:
     if "q" in params:
         params["q"] = prefix_query(params["q"])
     return params
-
-
-def prefix_query(text: str) -> str:
-    """A tsquery in which every word must begin a word of the entry (``simple`` configuration)."""
-    words = [word.replace("'", "''").replace("\\", "\\\\") for word in text.split()]
-    return " & ".join(f"'{word}':*" for word in words)
 
 
 _CONDITIONS: Mapping[str, tuple[str, str]] = {
@@ -199,5 +201,5 @@ def _condition(columns: Any, name: str) -> Any:
     target, operator = _CONDITIONS[name]
     value: Any = bindparam(name, type_=columns[target].type)
     if name == "q":
-        value = func.to_tsquery(literal_column("'simple'"), bindparam("q", type_=Text()))
+        value = func.to_tsquery(_SIMPLE, bindparam("q", type_=Text()))
     return columns[target].op(operator, is_comparison=True)(value)

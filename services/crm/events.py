@@ -13,8 +13,15 @@ from pydantic import BaseModel, ConfigDict
 from shared.events import Event, PersonalData, event
 
 PersonalText = Annotated[str | None, PersonalData]
-_ID = "0198c5a0-0000-7000-8000-000000000001"
 _AT = "2026-01-15T12:00:00Z"
+
+
+def _id(number: int) -> str:
+    return f"0198c5a0-0000-7000-8000-{number:012d}"
+
+
+_USER, _CONTACT_ID, _COMPANY_ID, _DEAL_ID, _ACTIVITY_ID, _PIPELINE_ID = map(_id, range(1, 7))
+_NEW, _QUALIFIED, _WON = map(_id, range(11, 14))
 
 
 class Change(BaseModel):
@@ -92,17 +99,19 @@ class ActivitySnapshot(_Snapshot):
     deal_id: UUID | None
 
 
-_RECORD: dict[str, Any] = {"id": _ID, "owner_id": None, "tags": ["vip"], "custom_fields": {}, "version": 1,
-           "created_at": _AT, "updated_at": _AT}  # fmt: skip
-_CONTACT = _RECORD | {"first_name": "Ada", "last_name": "Lovelace", "email": "ada@example.com", "phone": None,
-                      "job_title": "Countess", "company_id": None}  # fmt: skip
-_COMPANY = _RECORD | {"name": "Analytical Engines", "domain": "engines.example", "industry": "Computing",
+_RECORD: dict[str, Any] = {"owner_id": _USER, "tags": ["vip"], "custom_fields": {"segment": "enterprise"},
+           "version": 1, "created_at": _AT, "updated_at": _AT}  # fmt: skip
+_CONTACT = _RECORD | {"id": _CONTACT_ID, "first_name": "Ada", "last_name": "Lovelace", "email": "ada@example.com",
+                      "phone": None, "job_title": "Countess", "company_id": _COMPANY_ID}  # fmt: skip
+_COMPANY = _RECORD | {"id": _COMPANY_ID, "name": "Analytical Engines", "domain": "engines.example", "industry": "Computing",
                       "phone": None, "employee_count": 12}  # fmt: skip
-_DEAL = _RECORD | {"name": "First engine", "pipeline_id": _ID, "stage_id": _ID, "status": "open",
-                   "amount_minor": 1_700_000, "currency": "EUR", "company_id": None, "contact_id": None,
-                   "expected_close_at": None, "stage_changed_at": _AT, "closed_at": None}  # fmt: skip
-_ACTIVITY = _RECORD | {"kind": "call", "subject": "First call", "body": "", "occurred_at": _AT, "due_at": None,
-                       "completed_at": None, "contact_id": _ID, "company_id": None, "deal_id": None}  # fmt: skip
+_DEAL = _RECORD | {"id": _DEAL_ID, "name": "First engine", "pipeline_id": _PIPELINE_ID, "stage_id": _NEW,
+                   "status": "open", "amount_minor": 1_700_000, "currency": "EUR", "company_id": _COMPANY_ID,
+                   "contact_id": _CONTACT_ID, "expected_close_at": "2026-03-31T00:00:00Z", "stage_changed_at": _AT,
+                   "closed_at": None}  # fmt: skip
+_ACTIVITY = _RECORD | {"id": _ACTIVITY_ID, "kind": "call", "subject": "First call", "body": "Wants a quote.",
+                       "occurred_at": _AT, "due_at": None, "completed_at": None, "contact_id": _CONTACT_ID,
+                       "company_id": _COMPANY_ID, "deal_id": _DEAL_ID}  # fmt: skip
 _CHANGED = {"changes": {"phone": {"before": None, "after": "+44 20 7946 0000"}}}
 
 
@@ -139,7 +148,7 @@ class CompanyCreated(Event):
     company: CompanySnapshot
 
 
-@event("company.updated", entity="company", example=_CHANGED)
+@event("company.updated", entity="company", example={"changes": {"employee_count": {"before": 12, "after": 15}}})
 class CompanyUpdated(Event):
     """Fields of a company changed."""
 
@@ -175,8 +184,8 @@ class DealUpdated(Event):
 @event(
     "deal.stage_changed",
     entity="deal",
-    example={"pipeline_id": _ID, "from_pipeline_id": _ID, "from_stage_id": _ID, "to_stage_id": _ID,
-             "from_status": "open", "status": "won", "closed_at": _AT, "amount_minor": 1_700_000, "currency": "EUR"},
+    example={"pipeline_id": _PIPELINE_ID, "from_pipeline_id": _PIPELINE_ID, "from_stage_id": _QUALIFIED,
+             "to_stage_id": _WON, "from_status": "open", "status": "won", "closed_at": _AT, "amount_minor": 1_700_000, "currency": "EUR"},
 )  # fmt: skip
 class DealStageChanged(Event):
     """A deal moved to another stage, perhaps of another pipeline; ``status`` says whether that won or lost it."""
@@ -211,7 +220,7 @@ class ActivityCreated(Event):
     activity: ActivitySnapshot
 
 
-@event("activity.updated", entity="activity", example=_CHANGED)
+@event("activity.updated", entity="activity", example={"changes": {"completed_at": {"before": None, "after": _AT}}})
 class ActivityUpdated(Event):
     """Fields of an activity changed."""
 
@@ -239,8 +248,12 @@ class StageSnapshot(BaseModel):
     kind: str
 
 
-_STAGE = {"id": _ID, "name": "Qualified", "probability": 20, "kind": "open"}
-_PIPELINE = {"name": "Sales", "is_default": True, "stages": [_STAGE]}
+_STAGES = [
+    {"id": _NEW, "name": "New", "probability": 10, "kind": "open"},
+    {"id": _QUALIFIED, "name": "Qualified", "probability": 40, "kind": "open"},
+    {"id": _WON, "name": "Won", "probability": 100, "kind": "won"},
+]
+_PIPELINE = {"name": "Sales", "is_default": True, "stages": _STAGES}
 
 
 @event("pipeline.created", entity="pipeline", example=_PIPELINE)
@@ -271,7 +284,7 @@ class PipelineDeleted(Event):
 @event(
     "custom_field.created",
     entity="custom_field",
-    example={"record_type": "contact", "key": "segment", "label": "Segment", "type": "text"},
+    example={"record_type": "contact", "key": "segment", "label": "Segment", "type": "select"},
 )
 class CustomFieldCreated(Event):
     """A custom field was defined."""
@@ -285,7 +298,7 @@ class CustomFieldCreated(Event):
 @event(
     "custom_field.updated",
     entity="custom_field",
-    example={"record_type": "contact", "key": "segment", "label": "Segment", "options": []},
+    example={"record_type": "contact", "key": "segment", "label": "Segment", "options": ["enterprise", "small"]},
 )
 class CustomFieldUpdated(Event):
     """A custom field's label or options changed; this is how they are now."""

@@ -12,10 +12,15 @@ from shared.settings import Settings
 
 
 def create_app(settings: Settings, upstreams: Mapping[str, Upstream] | None = None) -> FastAPI:
-    """Health's HTTP application; ``upstreams`` are the services it looks at, by name."""
+    """Health's HTTP application.
+
+    ``upstreams`` are the services it looks at, by name: those of this process, or the addresses of the settings.
+    """
+    seen: Mapping[str, Upstream] = settings.upstreams if upstreams is None else upstreams
     clients = {
         name: ServiceClient(settings, caller="monitor", callee=name, upstream=upstream)
-        for name, upstream in (upstreams or {}).items()
+        for name, upstream in seen.items()
+        if name != "health"
     }
     monitor = Monitor(clients)
     app = create_service(

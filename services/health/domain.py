@@ -84,10 +84,20 @@ def database(
     return "ok", "It answers, and all tables are at the version of the code.", None
 
 
-def bus(*, workers: int, oldest_unsent_seconds: float) -> Verdict:
-    """The event path, from the outboxes of the services whose workers could be asked."""
+def bus(*, workers: int, unreachable: int, oldest_unsent_seconds: float) -> Verdict:
+    """The event path, from the outboxes of the services whose workers could be asked.
+
+    ``unreachable`` of those workers cannot reach the bus.
+    """
     if not workers:
         return "degraded", "No worker could be asked how events flow.", "Start the services' workers."
+    if unreachable:
+        whose = "No service can reach" if unreachable == workers else "Some services cannot reach"
+        return (
+            "down" if unreachable == workers else "degraded",
+            f"{whose} the bus; nothing is lost: events wait in the outboxes.",
+            "Check that the broker of KAFKA_BOOTSTRAP_SERVERS runs and can be reached; the services recover by themselves.",
+        )
     if oldest_unsent_seconds > STUCK_SECONDS:
         return (
             "down",
@@ -108,7 +118,11 @@ def consumer(*, state: str, lag: int, parked_keys: int) -> Verdict:
             "Look in its log for 'events_dead_letter', and mend the cause; it goes on by itself.",
         )
     if state == "waiting":
-        return "degraded", "It waits for something it needs and tries again.", "See the database and its service's log."
+        return (
+            "degraded",
+            "It waits for something it needs and tries again.",
+            "See the database, the bus and its service's log.",
+        )
     if state == "stopped":
         return "degraded", "It is not running; events wait for it.", "Start its service's worker."
     if parked_keys:

@@ -33,6 +33,7 @@ class WorkerReport(_Tolerant):
 
     ready: bool
     bus: str
+    bus_error: str | None = None
     relay_active: bool | None = None
     unsent: int = 0
     oldest_unsent_seconds: float = 0.0

@@ -126,10 +126,11 @@ def _bus(observations: Sequence[Observation]) -> BusHealth:
         if worker.relay_active is not None
     ]
     oldest = max((each.oldest_unsent_seconds for each in outboxes), default=0.0)
-    status, meaning, action = domain.bus(workers=len(workers), oldest_unsent_seconds=oldest)
+    errors = [worker.bus_error for _, worker in workers if worker.bus_error]
+    status, meaning, action = domain.bus(workers=len(workers), unreachable=len(errors), oldest_unsent_seconds=oldest)
     return BusHealth(
         status=status, meaning=meaning, action=action, kind=workers[0][1].bus if workers else None,
-        oldest_unsent_seconds=oldest, outboxes=outboxes,
+        error=errors[0] if errors else None, oldest_unsent_seconds=oldest, outboxes=outboxes,
     )  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from shared.events import Event, PersonalData, event
 
 PersonalText = Annotated[str, PersonalData]
 PersonalTextOrNone = Annotated[str | None, PersonalData]
-_ID = "0198c5a0-0000-7000-8000-000000000001"
+_USER = "0198c5a0-0000-7000-8000-000000000001"
+_SESSION = "0198c5a0-0000-7000-8000-000000000021"
+_KEY = "0198c5a0-0000-7000-8000-000000000031"
 _AT = "2026-01-15T12:00:00Z"
 
 
@@ -62,7 +64,7 @@ class UserUpdated(Event):
 @event(
     "user.signed_in",
     entity="user",
-    example={"session_id": _ID, "method": "password", "client_address": "192.0.2.1", "user_agent": "curl/8"},
+    example={"session_id": _SESSION, "method": "password", "client_address": "192.0.2.1", "user_agent": "curl/8"},
 )
 class UserSignedIn(Event):
     """A session began in this organisation. ``method``: password, sign_up, invitation or switch."""
@@ -81,7 +83,7 @@ class UserSignInFailed(Event):
     client_address: PersonalTextOrNone
 
 
-@event("user.signed_out", entity="user", example={"session_id": _ID})
+@event("user.signed_out", entity="user", example={"session_id": _SESSION})
 class UserSignedOut(Event):
     """A session was ended."""
 
@@ -101,7 +103,7 @@ class UserPasswordChanged(Event):
     sessions_ended: int
 
 
-@event("member.added", entity="member", example={"user_id": _ID, "role": "member"})
+@event("member.added", entity="member", example={"user_id": _USER, "role": "member"})
 class MemberAdded(Event):
     """A person joined the organisation."""
 
@@ -109,7 +111,7 @@ class MemberAdded(Event):
     role: str
 
 
-@event("member.role_changed", entity="member", example={"user_id": _ID, "before": "member", "after": "admin"})
+@event("member.role_changed", entity="member", example={"user_id": _USER, "before": "member", "after": "admin"})
 class MemberRoleChanged(Event):
     """A member has another role."""
 
@@ -118,7 +120,7 @@ class MemberRoleChanged(Event):
     after: str
 
 
-@event("member.removed", entity="member", example={"user_id": _ID, "role": "member", "left": False})
+@event("member.removed", entity="member", example={"user_id": _USER, "role": "member", "left": False})
 class MemberRemoved(Event):
     """A member was removed, or left."""
 
@@ -138,7 +140,7 @@ class InvitationCreated(Event):
     expires_at: datetime
 
 
-@event("invitation.accepted", entity="invitation", example={"user_id": _ID, "role": "member"})
+@event("invitation.accepted", entity="invitation", example={"user_id": _USER, "role": "member"})
 class InvitationAccepted(Event):
     """An invitation was accepted."""
 
@@ -157,7 +159,7 @@ class InvitationRevoked(Event):
     "api_key.created",
     entity="api_key",
     example={"public_id": "8fKq2LmZ0a", "name": "Import", "mode": "live", "scopes": ["contacts:write"],
-             "expires_at": None, "created_by": _ID, "rotated_from": None},
+             "expires_at": "2027-01-15T12:00:00Z", "created_by": _USER, "rotated_from": None},
 )  # fmt: skip
 class ApiKeyCreated(Event):
     """An API key was made; ``rotated_from`` names the one it replaces."""
@@ -189,7 +191,9 @@ class ApiKeyRevoked(Event):
 
 
 @event(
-    "api_key.rotated", entity="api_key", example={"public_id": "8fKq2LmZ0a", "replaced_by": _ID, "overlap_ends_at": _AT}
+    "api_key.rotated",
+    entity="api_key",
+    example={"public_id": "8fKq2LmZ0a", "replaced_by": _KEY, "overlap_ends_at": _AT},
 )
 class ApiKeyRotated(Event):
     """An API key has a successor and works until ``overlap_ends_at``."""

@@ -82,7 +82,7 @@ class Database:
     def __init__(self, settings: Settings, service: str) -> None:
         self.service = service
         self.dsn = service_dsn(settings, service)
-        self._settings = settings
+        self.settings = settings
         self._pool: Pool | None = None
         self._users = 0
         self._lock = asyncio.Lock()
@@ -110,12 +110,12 @@ class Database:
                 self._pool = await asyncpg.create_pool(
                     self.dsn,
                     min_size=0,
-                    max_size=self._settings.database_pool_size,
+                    max_size=self.settings.database_pool_size,
                     max_inactive_connection_lifetime=1800,
                     connection_class=_Connection,
                     init=_prepare,
                     timeout=CONNECT_SECONDS,
-                    command_timeout=self._settings.database_statement_timeout_ms / 1000 + 1,
+                    command_timeout=self.settings.database_statement_timeout_ms / 1000 + 1,
                     server_settings=self._server_settings(),
                 )
 
@@ -127,7 +127,7 @@ class Database:
                 pool, self._pool, self._users = self._pool, None, 0
                 self._shared.pop((self.dsn, self.service), None)
                 try:
-                    await asyncio.wait_for(pool.close(), timeout=5)
+                    await asyncio.wait_for(pool.close(), timeout=2)
                 except TimeoutError:
                     pool.terminate()
 
@@ -176,7 +176,7 @@ class Database:
         return {
             "application_name": f"guardian-{self.service}",
             "search_path": self.service,
-            "statement_timeout": str(self._settings.database_statement_timeout_ms),
+            "statement_timeout": str(self.settings.database_statement_timeout_ms),
             "lock_timeout": "2000",
             "idle_in_transaction_session_timeout": "10000",
             "jit": "off",

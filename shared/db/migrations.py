@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 
 import asyncpg
 from alembic.config import Config
@@ -22,6 +19,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from shared.db.versions import head, migrations
 from shared.settings import Settings
 
 OWNER = "guardian_owner"
@@ -92,9 +90,8 @@ def owner_dsn(settings: Settings) -> str:
 
 
 def _config(service: str) -> Config:
-    folder = Path(import_module(f"services.{service}").__file__ or "").parent / "migrations"
     config = Config()
-    config.set_main_option("script_location", str(folder))
+    config.set_main_option("script_location", str(migrations(service)))
     config.set_main_option("path_separator", "os")
     return config
 
@@ -153,16 +150,3 @@ async def _current(connection: asyncpg.Connection[asyncpg.Record], service: str)
         return None
     version: str | None = await connection.fetchval(f"SELECT version_num FROM {service}.alembic_version")  # noqa: S608
     return version
-
-
-@cache
-def knows(service: str, version: str) -> bool:
-    """Whether the code has this version of a service's schema; it has none that a newer release made."""
-    revisions = ScriptDirectory.from_config(_config(service)).walk_revisions()
-    return any(each.revision == version for each in revisions)
-
-
-@cache
-def head(service: str) -> str | None:
-    """The newest version of a service's schema in the code."""
-    return ScriptDirectory.from_config(_config(service)).get_current_head()

@@ -28,6 +28,10 @@ class Fenced(Exception):
     """Another member owns some of the partitions by now; their events will be seen there."""
 
 
+class BusAway(ConnectionError):
+    """The bus cannot be reached, and the message says how: nothing was lost, try again."""
+
+
 @dataclass(frozen=True, slots=True)
 class BusFeatures:
     """What one adapter can do beyond the interface, or cannot."""
@@ -39,6 +43,8 @@ class BusFeatures:
     crosses_processes: bool
     takeover_seconds: float
     """Longest time until the partitions of a lost member are owned again."""
+    prunes: bool = True
+    """``prune`` removes entries; otherwise the log's own retention does, whether every group has seen them or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +117,22 @@ class Bus(Protocol):
         """Entries without a group: for watching and debugging. Ends at the present unless ``follow``."""
 
     async def prune(self, topic: str, older_than: datetime) -> int:
-        """Remove entries that are old and consumed by every group; how many."""
+        """Remove entries that are old and consumed by every group; how many. See ``BusFeatures.prunes``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """A batch that was moved: how many events, and the ``traceparent`` of those whose trace is kept."""
+
+    count: int
+    traces: Sequence[str] = ()
 
 
 @runtime_checkable
 class AtomicRelay(Protocol):
     """A bus that lives beside the outbox and takes a batch from it in one transaction."""
 
-    async def relay(self, database: Database, topic: str, lease: Lease, limit: int) -> int | None:
-        """Move up to ``limit`` events while ``lease`` is held; how many, or None when it is lost."""
+    async def relay(
+        self, database: Database, topic: str, lease: Lease, limit: int, *, traces: bool = False
+    ) -> Relayed | None:
+        """Move up to ``limit`` events while ``lease`` is held; None when it is lost. ``traces``: tell them."""

@@ -151,10 +151,9 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION bus.relay(
-  the_topic text, the_lease text, me uuid, my_epoch bigint, at_most integer
-) RETURNS bigint LANGUAGE plpgsql SET enable_seqscan = off AS $$
-DECLARE
-  moved bigint;
+  the_topic text, the_lease text, me uuid, my_epoch bigint, at_most integer, with_traces boolean,
+  OUT moved bigint, OUT traces text[]
+) LANGUAGE plpgsql SET enable_seqscan = off AS $$
 BEGIN
   -- Losing this commit in a crash loses nothing: the rows are in the outbox again, and whatever was done
   -- with the log entries stands later in the WAL, so it is lost with them or not at all.
@@ -162,14 +161,18 @@ BEGIN
   -- outbox and leases are those of the caller's schema (its search_path). The lease row stays locked until
   -- the commit, so that whoever takes the lease over waits for this batch.
   PERFORM FROM leases WHERE name = the_lease AND owner = me AND epoch = my_epoch FOR UPDATE;
-  IF NOT FOUND THEN RETURN -1; END IF;
+  IF NOT FOUND THEN moved := -1; RETURN; END IF;
   WITH batch AS (SELECT seq FROM outbox ORDER BY seq LIMIT at_most),
   taken AS (DELETE FROM outbox WHERE seq <= (SELECT max(seq) FROM batch) RETURNING *)
   SELECT bus.append(the_topic, array_agg(id ORDER BY seq), array_agg(organization_id ORDER BY seq),
                     array_agg(type ORDER BY seq), array_agg(key ORDER BY seq),
-                    array_agg(partition ORDER BY seq), array_agg(envelope ORDER BY seq))
-  INTO moved FROM taken HAVING count(*) > 0;
-  RETURN coalesce(moved, 0);
+                    array_agg(partition ORDER BY seq), array_agg(envelope ORDER BY seq)),
+         -- The text is searched first (trace and span have 49 characters): only a sampled event is parsed.
+         array_agg(envelope ->> 'traceparent' ORDER BY seq) FILTER (
+           WHERE with_traces AND envelope::text LIKE '%"traceparent":"00-' || repeat('_', 49) || '-01"%'
+             AND envelope ->> 'traceparent' LIKE '%-01')
+  INTO moved, traces FROM taken HAVING count(*) > 0;
+  moved := coalesce(moved, 0);
 END $$;
 
 CREATE OR REPLACE FUNCTION bus.fetch(the_group text, me uuid, at_most integer)

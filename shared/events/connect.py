@@ -10,6 +10,6 @@ def connect_bus(settings: Settings, database: Database) -> Bus:
     """The bus of one service; nothing is opened before it is started."""
     if settings.kafka_bootstrap_servers is None:
         return PostgresBus(database)
-    from shared.events.kafka import KafkaBus
+    from shared.events.kafka import KafkaBus  # noqa: PLC0415 (aiokafka takes memory: only where it is used)
 
     return KafkaBus(settings, database.service)

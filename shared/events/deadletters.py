@@ -7,10 +7,12 @@ is about to park one more behind it never miss each other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
+from uuid import UUID
 
 from shared.db import Database, Session
 from shared.events.bus import Received
@@ -25,8 +27,10 @@ INSERT INTO dead_letters (consumer, key, organization_id, event_id, event_type, 
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
 _LIST = """
-SELECT id, consumer, key, event_type, reason, error, attempts, trace_id, topic, partition, position, body, created_at
+SELECT id, consumer, key, organization_id, event_type, reason, error, attempts, trace_id, topic, partition, position,
+  body, requested_at, created_at
 FROM dead_letters WHERE ($1::text IS NULL OR consumer = $1) AND ($2::text IS NULL OR key = $2) AND id > $3
+  AND ($5::uuid IS NULL OR organization_id = $5) AND ($6::text IS NULL OR reason = $6)
 ORDER BY id LIMIT $4
 """
 _REQUEST = """
@@ -37,14 +41,47 @@ RETURNING key
 """
 _REQUESTED = "SELECT DISTINCT key FROM dead_letters WHERE consumer = $1 AND requested_at IS NOT NULL ORDER BY key"
 _FIRST = "SELECT * FROM dead_letters WHERE consumer = $1 AND key = $2 ORDER BY id LIMIT 1"
+# The error of what cannot be read is the one that its bus gave: of its body alone no more can be said.
 _FAILED_AGAIN = """
-UPDATE dead_letters SET error = $2, attempts = attempts + 1, reason = CASE reason WHEN 'parked' THEN 'failed' ELSE reason END
+UPDATE dead_letters SET attempts = attempts + 1, reason = $3,
+  error = CASE WHEN reason = 'invalid' AND $3 = 'invalid' THEN error ELSE $2 END
 WHERE id = $1
+"""
+# CASE: only what is unsupported is known to have a body that is JSON.
+_UNDERSTOOD = """
+UPDATE dead_letters SET requested_at = now() WHERE consumer = $1 AND requested_at IS NULL AND key IN (
+  SELECT key FROM dead_letters WHERE consumer = $1 AND reason = 'unsupported' AND CASE reason WHEN 'unsupported'
+    THEN substring(convert_from(body, 'UTF8')::json ->> 'dataschema' FROM '[0-9]+$')::numeric
+      <= ($2::json ->> event_type)::numeric END)
 """
 _UNREQUEST = "UPDATE dead_letters SET requested_at = NULL WHERE consumer = $1 AND key = $2"
 _DISCARD = "DELETE FROM dead_letters WHERE consumer = $1 AND id = $2"
 _COUNT = "SELECT count(*), count(DISTINCT key) FROM dead_letters WHERE consumer = $1"
-Reason = Literal["failed", "invalid", "parked"]
+Reason = Literal["failed", "invalid", "parked", "unsupported"]
+"""It kept failing, it cannot be read, it waits behind another of its key, or it is too new for this consumer."""
+_LONGEST_ERROR = 4000
+# A body in structured mode tells its trace even where it is no event that can be read.
+_TRACEPARENT = re.compile(rb'"traceparent"\s*:\s*"[0-9a-f]{2}-([0-9a-f]{32})-')
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One event on its way here."""
+
+    received: Received
+    reason: Reason
+    error: str | None = None
+    attempts: int = 0
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the event, also of one that cannot be read where headers or body tell it."""
+        if self.received.event is not None:
+            return self.received.event.trace_id
+        if self.received.traceparent:
+            return self.received.traceparent[3:35]
+        found = _TRACEPARENT.search(self.received.body)
+        return found[1].decode() if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +91,7 @@ class DeadLetter:
     id: int
     consumer: str
     key: str
+    organization_id: UUID
     event_type: str | None
     reason: Reason
     error: str | None
@@ -63,6 +101,8 @@ class DeadLetter:
     partition: int
     position: int
     body: bytes
+    requested_at: datetime | None
+    """When somebody last asked for it to be handled again, while it waits for that."""
     created_at: datetime
 
 
@@ -78,13 +118,14 @@ async def lock_keys(session: Session, consumer: str, keys: Iterable[str]) -> set
     return {row["key"] for row in await session.connection.fetch(_PARKED, consumer, ordered)}
 
 
-async def insert(
-    session: Session, consumer: str, received: Received, reason: Reason, *, error: str | None = None, attempts: int = 0
-) -> None:
-    """Add one event to the dead letters; its key's lock is held."""
-    event = received.event
-    await session.connection.execute(
-        _INSERT,
+async def insert(session: Session, consumer: str, letters: Sequence[Letter]) -> None:
+    """Add events to the dead letters, in order; the locks of their keys are held."""
+    await session.connection.executemany(_INSERT, [_row(consumer, letter) for letter in letters])
+
+
+def _row(consumer: str, letter: Letter) -> tuple[Any, ...]:
+    received, event = letter.received, letter.received.event
+    return (
         consumer,
         received.key,
         received.organization_id,
@@ -93,12 +134,17 @@ async def insert(
         received.topic,
         received.partition,
         received.position,
-        reason,
-        error,
-        attempts,
-        event.trace_id if event else None,
+        letter.reason,
+        _storable(letter.error),
+        letter.attempts,
+        _storable(letter.trace_id),
         event.to_json() if event else received.body,
     )
+
+
+def _storable(text: str | None) -> str | None:
+    # An error may quote what made it fail. PostgreSQL's text holds no NUL and no lone surrogates.
+    return text and text[:_LONGEST_ERROR].replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 async def first_of(session: Session, consumer: str, key: str) -> tuple[int, Received] | None:
@@ -115,10 +161,17 @@ async def first_of(session: Session, consumer: str, key: str) -> tuple[int, Rece
 
 
 async def dead(
-    database: Database, consumer: str | None = None, *, key: str | None = None, after: int = 0, limit: int = 100
+    database: Database,
+    consumer: str | None = None,
+    *,
+    key: str | None = None,
+    organization_id: UUID | None = None,
+    reason: Reason | None = None,
+    after: int = 0,
+    limit: int = 100,
 ) -> list[DeadLetter]:
-    """The dead letters of a service, oldest first; a page begins after id ``after``."""
-    rows: Sequence[Any] = await database.pool.fetch(_LIST, consumer, key, after, limit)
+    """The dead letters of a service that match, oldest first; a page begins after id ``after``."""
+    rows: Sequence[Any] = await database.pool.fetch(_LIST, consumer, key, after, limit, organization_id, reason)
     return [DeadLetter(**dict(row)) for row in rows]
 
 
@@ -159,8 +212,21 @@ async def handled_again(session: Session, consumer: str, id: int) -> None:  # no
     await session.connection.execute(_DISCARD, consumer, id)
 
 
-async def failed_again(database: Database, consumer: str, key: str, id: int, error: str) -> None:  # noqa: A002
+async def failed_again(
+    database: Database,
+    consumer: str,
+    key: str,
+    id: int,  # noqa: A002
+    error: str,
+    reason: Reason,
+) -> None:
     """A redrive stopped at this dead letter; the key waits for the next request."""
     async with database.transaction() as session:
-        await session.connection.execute(_FAILED_AGAIN, id, error)
+        await session.connection.execute(_FAILED_AGAIN, id, _storable(error), reason)
         await session.connection.execute(_UNREQUEST, consumer, key)
+
+
+async def redrive_understood(database: Database, consumer: str, understands: Mapping[str, int]) -> int:
+    """Ask for the events that were unsupported and, by these newest versions of their types, no longer are."""
+    tag = await database.pool.execute(_UNDERSTOOD, consumer, dict(understands))
+    return int(tag.rpartition(" ")[2])

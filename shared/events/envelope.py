@@ -7,6 +7,7 @@ entity's version. The extensions carry their registered names; ``tenantid`` and 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache, lru_cache
 from typing import Any, Self
 from uuid import UUID
 
@@ -19,9 +20,9 @@ CONTENT_TYPE = "application/json"
 STRUCTURED_CONTENT_TYPE = "application/cloudevents+json"
 _SCHEMA_PREFIX = "urn:guardian:schema:"
 _OPTIONAL = ("traceparent", "tracestate", "correlationid", "causationid", "authtype", "authid", "dataregion")
-_STRINGS = tuple(
-    "id source type subject time datacontenttype dataschema tenantid partitionkey sequence".split()  # noqa: SIM905
-)
+_REQUIRED = ("id", "source", "type", "subject", "time", "dataschema", "partitionkey", "sequence", "tenantid")
+_STRINGS = (*_REQUIRED, "datacontenttype", *_OPTIONAL)
+_CONTENT_HEADER = ("content-type", CONTENT_TYPE.encode())
 
 
 class InvalidEvent(Exception):
@@ -67,25 +68,27 @@ class CloudEvent:
 
     def attributes(self) -> dict[str, str]:
         """Every context attribute in its string form; absent ones are left out."""
-        values = {
-            "specversion": "1.0",
-            "id": str(self.id),
-            "source": self.source,
-            "type": self.type,
-            "subject": str(self.subject),
-            "time": self.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-            "datacontenttype": CONTENT_TYPE,
-            "dataschema": self.dataschema,
-            "partitionkey": self.partitionkey,
-            # A string whose lexical order is the numeric order, as the extension's specification asks.
-            "sequence": f"{self.sequence:020d}",
-            "tenantid": str(self.organization_id),
-        }
+        values = {"specversion": "1.0", "datacontenttype": CONTENT_TYPE}
+        values.update(zip(_REQUIRED, self._required(), strict=True))
         for name in _OPTIONAL:
             value = getattr(self, name)
             if value is not None:
                 values[name] = value
         return values
+
+    def _required(self) -> tuple[str, ...]:
+        return (
+            str(self.id),
+            self.source,
+            self.type,
+            str(self.subject),
+            self.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            self.dataschema,
+            self.partitionkey,
+            # A string whose lexical order is the numeric order, as the extension's specification asks.
+            f"{self.sequence:020d}",
+            str(self.organization_id),
+        )
 
     def to_json(self) -> bytes:
         """The structured form: one JSON object."""
@@ -93,9 +96,13 @@ class CloudEvent:
 
     def to_binary(self, prefix: str = "ce_") -> tuple[list[tuple[str, bytes]], bytes]:
         """The binary form: headers and body. ``ce_`` is Kafka's prefix, ``ce-`` is HTTP's."""
-        attributes = self.attributes()
-        headers = [("content-type", attributes.pop("datacontenttype").encode())]
-        headers += [(prefix + name, value.encode()) for name, value in attributes.items()]
+        version, required, optional = _headers(prefix)
+        headers = [_CONTENT_HEADER, version]
+        headers += [(name, value.encode()) for name, value in zip(required, self._required(), strict=True)]
+        for header, name in optional:
+            value = getattr(self, name)
+            if value is not None:
+                headers.append((header, value.encode()))
         return headers, orjson.dumps(self.data)
 
     @classmethod
@@ -109,18 +116,26 @@ class CloudEvent:
             raise InvalidEvent(f"not JSON: {error}") from None
         if not isinstance(values, dict):
             raise InvalidEvent("not a JSON object")
+        for name in _STRINGS:
+            if name in values and not isinstance(values[name], str):
+                raise InvalidEvent(f"{name} is not a string")
+            if "\0" in values.get(name, ""):
+                raise InvalidEvent(f"{name} has a NUL character")
         return cls._from_values(values, values.get("data"))
 
     @classmethod
-    def from_binary(cls, headers: Iterable[tuple[str, bytes]], body: bytes, prefix: str = "ce_") -> Self:
-        """Read the binary form; raises ``InvalidEvent``."""
+    def from_binary(cls, headers: Iterable[tuple[str, bytes | None]], body: bytes, prefix: str = "ce_") -> Self:
+        """Read the binary form; raises ``InvalidEvent``. A header without a value counts as absent."""
         if len(body) > MAX_EVENT_BYTES:
             raise InvalidEvent(f"the event has {len(body)} bytes, more than {MAX_EVENT_BYTES}")
         try:
-            values = {name[len(prefix) :]: value.decode() for name, value in headers if name.startswith(prefix)}
+            skip = len(prefix)
+            values = {name[skip:]: value.decode() for name, value in headers if value and name.startswith(prefix)}
             data = orjson.loads(body)
         except (UnicodeDecodeError, orjson.JSONDecodeError) as error:
             raise InvalidEvent(f"not a CloudEvent in binary mode: {error}") from None
+        if "\0" in "".join(values.values()):
+            raise InvalidEvent("an attribute has a NUL character")
         return cls._from_values(values, data)
 
     @classmethod
@@ -129,9 +144,7 @@ class CloudEvent:
             raise InvalidEvent(f"specversion is {values.get('specversion')!r}, not '1.0'")
         if not isinstance(data, dict):
             raise InvalidEvent("data is not a JSON object")
-        for name in (*_STRINGS, *_OPTIONAL):
-            if name in values and not isinstance(values[name], str):
-                raise InvalidEvent(f"{name} is not a string")
+        get = values.get
         try:
             event = cls(
                 id=UUID(values["id"]),
@@ -140,11 +153,17 @@ class CloudEvent:
                 subject=UUID(values["subject"]),
                 time=datetime.fromisoformat(values["time"]),
                 dataschema=values["dataschema"],
-                organization_id=UUID(values["tenantid"]),
+                organization_id=_organization(values["tenantid"]),
                 partitionkey=values["partitionkey"],
                 sequence=int(values["sequence"]),
                 data=data,
-                **{name: values[name] for name in _OPTIONAL if name in values},
+                traceparent=get("traceparent"),
+                tracestate=get("tracestate"),
+                correlationid=get("correlationid"),
+                causationid=get("causationid"),
+                authtype=get("authtype"),
+                authid=get("authid"),
+                dataregion=get("dataregion"),
             )
             event.version  # noqa: B018 (raises when the schema's version is no number)
         except KeyError as error:
@@ -154,3 +173,13 @@ class CloudEvent:
         if event.time.tzinfo is None:
             raise InvalidEvent("time has no offset")
         return event
+
+
+@cache
+def _headers(prefix: str) -> tuple[tuple[str, bytes], list[str], list[tuple[str, str]]]:
+    """The header of ``specversion``, the names of the required ones, and of the optional ones with their attributes."""
+    optional = [(prefix + name, name) for name in _OPTIONAL]
+    return (prefix + "specversion", b"1.0"), [prefix + name for name in _REQUIRED], optional
+
+
+_organization = lru_cache(4096)(UUID)  # few organisations have most events

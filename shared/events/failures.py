@@ -1,12 +1,15 @@
 """How work on events fails: the database is away, something passing is in the way, or the event is at fault."""
 
 import random
+import time
 from collections import deque
 from typing import Literal
+from uuid import UUID
 
 import asyncpg
 
 from shared.errors import ServiceUnavailable
+from shared.ids import NIL
 
 _OUTAGE = (
     ConnectionError,
@@ -44,7 +47,8 @@ def is_outage(error: BaseException | None) -> bool:
         # How the unit of work reports it; another service that is away is no outage of ours.
         return isinstance(error.__cause__, (OSError, asyncpg.InterfaceError, *_OUTAGE))
     if isinstance(error, asyncpg.InterfaceError):
-        return "clos" in str(error)  # "connection is closed", "pool is closing": not a mistake in a call
+        # "connection is closed", "pool is closing": not a mistake in a call, nor a value that does not fit
+        return "clos" in str(error) and not isinstance(error, ValueError)
     return isinstance(error, _OUTAGE)
 
 
@@ -54,18 +58,19 @@ def is_passing(error: BaseException) -> bool:
 
 
 class Backoff:
-    """Exponential delays with full jitter, in seconds."""
+    """Exponential delays with full jitter, in seconds; ``least`` is the share of each step that is always waited."""
 
-    def __init__(self, first: float, longest: float) -> None:
+    def __init__(self, first: float, longest: float, *, least: float = 0.0) -> None:
         self._first = first
         self._longest = longest
+        self._least = least
         self._attempt = 0
 
     def next(self) -> float:
-        """The delay before the next attempt: between half and all of the exponential step."""
+        """The delay before the next attempt."""
         step = min(self._longest, self._first * 2.0 ** min(self._attempt, 20))
         self._attempt += 1
-        return step * random.uniform(0.5, 1.0)  # noqa: S311 (jitter)
+        return step * random.uniform(self._least, 1.0)  # noqa: S311 (jitter)
 
     def reset(self) -> None:
         """The last attempt worked."""
@@ -73,37 +78,66 @@ class Backoff:
 
 
 class Circuit:
-    """Opens when most of the latest outcomes are failures; a probe after each pause lets one event fail.
+    """Opens when most of the latest events fail, and those of most organisations seen lately.
 
-    That one goes to the dead letters, so that a single bad event at the front never stops a consumer for
-    good, while an outage of what all events need costs one event a pause and not the topic.
+    An organisation whose events all fail (its publisher may mean harm) stops nobody else: they go to the
+    dead letters. When nobody's events succeed, what all of them need is away, and waiting costs less. A probe
+    after each pause lets one event fail and go there, so that a bad event at the front never stops a consumer
+    for good. Where no more than a few organisations are in sight and it is their events that fail (not
+    something that may pass), the probes let more and more of them through, to those who may wait behind.
     """
 
-    def __init__(self, failures: int = 10, window: int = 50, pause: float = 5.0, longest_pause: float = 300.0) -> None:
+    ORGANIZATIONS = 10
+    SECONDS = 30.0
+    """How many organisations are remembered, and for how long."""
+    FEW = 3
+
+    def __init__(self, failures: int = 10, window: int = 50, pause: float = 5.0, longest_pause: float = 60.0) -> None:
         self.state: Literal["closed", "open", "probing"] = "closed"
         self._failures = failures
         self._outcomes: deque[bool] = deque(maxlen=window)
-        self._backoff = Backoff(pause, longest_pause)
+        self._latest: dict[UUID, tuple[bool, float]] = {}
+        self._passing = False
+        self._backoff = Backoff(pause, longest_pause, least=0.5)
+        self._probes = 0
+        self._allowed = 1
 
-    def succeeded(self, count: int = 1) -> None:
+    def succeeded(self, count: int = 1, organization: UUID = NIL) -> None:
         """Events had their effect."""
-        if self.state == "probing":
+        self._note(organization, True, count)
+        if self.state != "closed" and not self._most_fail():
             self.state = "closed"
             self._backoff.reset()
-            self._outcomes.clear()
-        self._outcomes.extend([True] * min(count, self._outcomes.maxlen or 0))
+            self._probes, self._allowed = 0, 1
 
-    def failed(self) -> None:
+    def failed(self, organization: UUID = NIL, *, passing: bool = False) -> None:
         """An event is about to become a dead letter; raises ``CircuitOpen`` when it must not."""
-        self._outcomes.append(False)
+        self._note(organization, False, 1)
+        self._passing = passing
         failures = self._outcomes.count(False)
-        limit = 2 if self.state == "probing" else self._failures
-        if failures >= limit and failures * 2 > len(self._outcomes):
+        limit = self._failures if self.state == "closed" else self._allowed + 1
+        if self._most_fail() and (failures >= limit or self.state == "open"):
             self.state = "open"
             raise CircuitOpen(f"{failures} of the last {len(self._outcomes)} events failed")
 
     def probe(self) -> float:
         """The seconds to pause for; after them the next events are a probe."""
-        self._outcomes.clear()
+        self._probes += 1
+        few = len(self._latest) <= self.FEW and not self._passing
+        self._allowed = self._allowed * 8 if few and self._probes > 2 else 1
+        self._outcomes = deque(maxlen=max(self._outcomes.maxlen or 0, 2 * self._allowed))
+        self._latest.clear()
         self.state = "probing"
         return self._backoff.next()
+
+    def _note(self, organization: UUID, ok: bool, count: int) -> None:
+        now = time.monotonic()
+        self._outcomes.extend([ok] * min(count, self._outcomes.maxlen or 0))
+        self._latest.pop(organization, None)
+        self._latest[organization] = ok, now
+        while len(self._latest) > self.ORGANIZATIONS or next(iter(self._latest.values()))[1] < now - self.SECONDS:
+            del self._latest[next(iter(self._latest))]
+
+    def _most_fail(self) -> bool:
+        failing = sum(not ok for ok, _ in self._latest.values())
+        return self._outcomes.count(False) * 2 > len(self._outcomes) and failing * 2 > len(self._latest)

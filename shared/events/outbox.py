@@ -13,6 +13,7 @@ from shared.events import metrics
 from shared.events.envelope import MAX_EVENT_BYTES, CloudEvent
 from shared.events.partition import partition_of
 from shared.events.registry import Event, declaration_of
+from shared.events.tracing import innermost
 from shared.events.wakeups import wake
 from shared.ids import NIL, new_id
 from shared.logs import current_traceparent
@@ -83,7 +84,7 @@ def _event(
     declaration = declaration_of(type(payload))
     if organization == NIL:
         raise ValueError(f"{declaration.type} has no organisation")
-    traceparent = current_traceparent() or principal.traceparent
+    traceparent = (cause.traceparent if cause else None) or current_traceparent() or principal.traceparent
     return CloudEvent(
         id=new_id(),
         source=f"/guardian/{session.service}",
@@ -95,7 +96,7 @@ def _event(
         partitionkey=f"{organization}/{subject}",
         sequence=sequence,
         data=payload.model_dump(mode="json"),
-        traceparent=cause.traceparent if cause and cause.traceparent else traceparent,
+        traceparent=innermost(traceparent),
         tracestate=cause.tracestate if cause else None,
         correlationid=(cause.correlationid if cause else principal.request_id) or None,
         causationid=str(cause.id) if cause else None,

@@ -18,7 +18,7 @@ import structlog
 
 from shared.db import Database
 from shared.events import wakeups
-from shared.events.bus import BusFeatures, Fenced, Moment, Partition, Received
+from shared.events.bus import BusFeatures, Fenced, Moment, Partition, Received, Relayed
 from shared.events.envelope import CloudEvent, InvalidEvent
 from shared.events.lease import Lease
 from shared.events.partition import PARTITIONS, partition_of
@@ -27,6 +27,7 @@ from shared.ids import new_id
 LEASE_SECONDS = 6.0
 BEAT_SECONDS = 2.0
 _APPEND = "SELECT bus.append($1, $2, $3, $4, $5, $6, $7::text[]::json[])"
+_RELAY = "SELECT moved, traces FROM bus.relay($1, $2, $3, $4, $5, $6)"
 _COMMIT = """
 UPDATE bus.cursor c SET position = n.position
 FROM unnest($3::text[], $4::int[], $5::bigint[], $6::bigint[]) AS n (topic, partition, position, epoch),
@@ -114,14 +115,14 @@ class PostgresBus:
         )
         wakeups.wake(topic)
 
-    async def relay(self, database: Database, topic: str, lease: Lease, limit: int) -> int | None:
+    async def relay(
+        self, database: Database, topic: str, lease: Lease, limit: int, *, traces: bool = False
+    ) -> Relayed | None:
         """See ``AtomicRelay``. One statement, so a process paused in it holds no lock afterwards."""
-        moved: int = await database.pool.fetchval(
-            "SELECT bus.relay($1, $2, $3, $4, $5)", topic, lease.name, lease.owner, lease.epoch, limit
-        )
-        if moved > 0:
+        row: Any = await database.pool.fetchrow(_RELAY, topic, lease.name, lease.owner, lease.epoch, limit, traces)
+        if row["moved"] > 0:
             wakeups.wake(topic)
-        return None if moved < 0 else moved
+        return None if row["moved"] < 0 else Relayed(row["moved"], row["traces"] or ())
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, start: Literal["earliest", "latest"] = "earliest"

@@ -17,6 +17,7 @@ from shared.events.envelope import schema_uri
 
 _TYPE = re.compile(r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$")
 PERSONAL_DATA = "x-personal-data"
+ENTITY = "x-entity"
 
 
 class _PersonalData:
@@ -45,7 +46,7 @@ class Declaration:
     version: int
     entity: str
     payload: Payload
-    example: Mapping[str, Any] | None
+    example: Mapping[str, Any]
 
     @property
     def dataschema(self) -> str:
@@ -53,14 +54,13 @@ class Declaration:
         return schema_uri(self.type, self.version)
 
     def schema(self) -> dict[str, Any]:
-        """The JSON Schema (2020-12) of ``data``, with the example where one is declared."""
+        """The JSON Schema (2020-12) of ``data``, with the example and the entity the event is about."""
         schema = self.payload.model_json_schema(mode="serialization")
-        schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": self.dataschema, **schema}
+        dialect = "https://json-schema.org/draft/2020-12/schema"
+        schema = {"$schema": dialect, "$id": self.dataschema, ENTITY: self.entity, **schema}
         # A newer publisher adds fields: the model refuses them on construction, a reader must not.
         schema.pop("additionalProperties", None)
-        if self.example is not None:
-            schema["examples"] = [self.payload.model_validate(self.example).model_dump(mode="json")]
-        return schema
+        return schema | {"examples": [self.payload.model_validate(self.example).model_dump(mode="json")]}
 
 
 _declared: dict[tuple[str, int], Declaration] = {}
@@ -68,12 +68,11 @@ _by_class: dict[Payload, Declaration] = {}
 E = TypeVar("E", bound=Payload)
 
 
-def event(
-    event_type: str, *, version: int = 1, entity: str, example: Mapping[str, Any] | None = None
-) -> Callable[[E], E]:
+def event(event_type: str, *, version: int = 1, entity: str, example: Mapping[str, Any]) -> Callable[[E], E]:
     """Declare a payload class: its type (``contact.created``), schema version and the entity it is about.
 
-    ``example`` is checked against the class. Raises ``ValueError`` for a type declared twice.
+    ``example`` is checked against the class and published with its schema: consumers are tested against it.
+    Raises ``ValueError`` for a type declared twice.
     """
     if not _TYPE.match(event_type):
         raise ValueError(f"{event_type!r} is not an event type like 'contact.created'")
@@ -82,8 +81,7 @@ def event(
         known = _declared.get((event_type, version))
         if known is not None and known.payload.__qualname__ != payload.__qualname__:
             raise ValueError(f"{event_type} version {version} is already declared by {known.payload.__qualname__}")
-        if example is not None:
-            payload.model_validate(example)
+        payload.model_validate(example)
         declaration = Declaration(event_type, version, entity, payload, example)
         _declared[event_type, version] = _by_class[payload] = declaration
         return payload

@@ -5,16 +5,19 @@ paused past its lease does nothing. A bus that lives in the same database takes 
 transaction; for any other bus a crash between sending and removing sends again, and the inbox absorbs it.
 """
 
+import time
+
 import structlog
 
 from shared.buggify import buggify
 from shared.db import Database
 from shared.events import metrics, wakeups
-from shared.events.bus import AtomicRelay, Bus
+from shared.events.bus import AtomicRelay, Bus, Relayed
 from shared.events.envelope import CloudEvent
 from shared.events.lease import Lease
 from shared.events.outbox import outbox_signal
 from shared.events.partition import topic_of
+from shared.events.tracing import Spans, sampled
 
 _READ = "SELECT seq, envelope::text AS envelope FROM outbox ORDER BY seq LIMIT $1"
 _REMOVE = """
@@ -41,7 +44,9 @@ class Relay:
         self._database = database
         self._bus = bus
         self._batch = batch
+        self._spans = Spans(database, bus.features.name)
         self._signal = wakeups.subscribe(outbox_signal(database.service))
+        self._finishing = False
 
     @property
     def active(self) -> bool:
@@ -49,14 +54,19 @@ class Relay:
         return self.lease.held
 
     async def run(self) -> None:
-        """Relay until cancelled. Errors are the supervisor's to handle; running again is safe."""
+        """Relay until ``finish``. Errors are the supervisor's to handle; running again is safe."""
         try:
-            while True:
+            while not self._finishing:
                 self._signal.clear()
-                if await self.drain_once() == 0:
+                if await self.drain_once() == 0 and not self._finishing:
                     await self._signal.wait(wakeups.POLL_SECONDS)
         finally:
             self._signal.exclusive = False
+
+    def finish(self) -> None:
+        """End ``run`` after the batch in hand: one that is sent and not marked as sent would be sent again."""
+        self._finishing = True
+        self._signal.set()
 
     async def stop(self) -> None:
         """Let another relay take over at once."""
@@ -67,9 +77,10 @@ class Relay:
         self._signal.exclusive = await self.lease.hold()
         if not self.lease.held:
             return 0
+        began = time.time_ns()
         if isinstance(self._bus, AtomicRelay):
             buggify("relay.read")
-            moved = await self._bus.relay(self._database, self.topic, self.lease, self._batch)
+            moved = await self._bus.relay(self._database, self.topic, self.lease, self._batch, traces=self._spans.kept)
         else:
             moved = await self._send()
         if moved is None:
@@ -77,10 +88,12 @@ class Relay:
             self.lease.lost()
             self._signal.exclusive = False
             return 0
-        if moved:
+        if moved.count:
             buggify("relay.removed")
-            metrics.RELAYED.labels(self.service).inc(moved)
-        return moved
+            metrics.RELAYED.labels(self.service).inc(moved.count)
+            metrics.SEND_SECONDS.labels(self.service).observe((time.time_ns() - began) / 1e9)
+            self._spans.sent(self.topic, moved.traces, began)
+        return moved.count
 
     async def oldest_unsent_seconds(self) -> float:
         """Age of the oldest event in the outbox; 0 when there is none."""
@@ -90,14 +103,15 @@ class Relay:
         """How many events the outbox holds; no more than 100,000 are counted."""
         return int(await self._database.pool.fetchval(_UNSENT))
 
-    async def _send(self) -> int | None:
+    async def _send(self) -> Relayed | None:
         rows = await self._database.pool.fetch(_READ, self._batch)
         if not rows:
-            return 0
+            return Relayed(0)
         buggify("relay.read")
-        await self._bus.append(self.topic, [CloudEvent.from_json(row["envelope"]) for row in rows])
+        events = [CloudEvent.from_json(row["envelope"]) for row in rows]
+        await self._bus.append(self.topic, events)
         buggify("relay.sent")
         tag = await self._database.pool.execute(
             _REMOVE, [row["seq"] for row in rows], self.lease.name, self.lease.owner, self.lease.epoch
         )
-        return None if tag == "DELETE 0" else len(rows)
+        return None if tag == "DELETE 0" else Relayed(len(rows), sampled(events) if self._spans.kept else ())

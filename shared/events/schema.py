@@ -18,6 +18,7 @@ import asyncpg
 
 SYSTEM_TABLES = ("outbox", "inbox", "dead_letters", "leases")
 BUS_TABLES = ("log", "head", "cursor", "member")
+_REASONS = "reason IN ('failed', 'invalid', 'parked', 'unsupported')"
 _NAME = re.compile(r"^[a-z_][a-z0-9_]*$")
 
 
@@ -72,7 +73,7 @@ def _dead_letters_ddl(s: str) -> list[str]:
   topic text COLLATE "C" NOT NULL,
   partition integer NOT NULL,
   position bigint NOT NULL,
-  reason text NOT NULL CHECK (reason IN ('failed', 'invalid', 'parked')),
+  reason text NOT NULL CHECK ({_REASONS}),
   error text,
   attempts integer NOT NULL DEFAULT 0,
   trace_id text,
@@ -83,6 +84,16 @@ def _dead_letters_ddl(s: str) -> list[str]:
         f"CREATE INDEX IF NOT EXISTS dead_letters_key_idx ON {s}.dead_letters (consumer, key, id)",
         f"""CREATE INDEX IF NOT EXISTS dead_letters_requested_idx ON {s}.dead_letters (consumer, key)
   WHERE requested_at IS NOT NULL""",
+    ]
+
+
+def dead_letter_reasons_ddl(schema: str) -> list[str]:
+    """Statements that let the dead letters of an earlier release hold every reason there is by now."""
+    table = f"{_checked(schema)}.dead_letters"
+    return [
+        f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS dead_letters_reason_check",
+        f"ALTER TABLE {table} ADD CONSTRAINT dead_letters_reason_check CHECK ({_REASONS}) NOT VALID",
+        f"ALTER TABLE {table} VALIDATE CONSTRAINT dead_letters_reason_check",
     ]
 
 

@@ -42,8 +42,10 @@ class Signal:
 
     async def wait(self, timeout: float) -> None:
         """Until a hint comes, or ``timeout`` seconds."""
+        # Not wait_for: on Python 3.11 it loses a cancellation that meets a hint.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._event.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._event.wait()
 
 
 _signals: dict[str, WeakSet[Signal]] = {}

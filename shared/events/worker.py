@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,16 +13,25 @@ import structlog
 
 from shared import clock
 from shared.db import Database
+from shared.db.database import UNAVAILABLE
+from shared.errors import ServiceUnavailable
 from shared.events import deadletters, metrics
-from shared.events.bus import Bus
+from shared.events.bus import AtomicRelay, Bus, BusAway
 from shared.events.consumer import Consumer
-from shared.events.failures import Backoff
+from shared.events.failures import Backoff, is_outage
 from shared.events.lease import Lease
 from shared.events.partition import topic_of
 from shared.events.relay import Relay
+from shared.events.wakeups import Post
 
 RETENTION = timedelta(days=7)
+STOP_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 3600.0
+_REFRESH_SECONDS = 10.0
+_BUS_SECONDS = 0.8
+"""How long a status waits for the bus; whoever asks for it wants it now."""
+_BUS_STOP_SECONDS = 2.0
+_RELEASE_SECONDS = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -45,6 +55,8 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStatus:
+    """One group. ``state`` is ``elsewhere`` where its tasks run in another process; ``lag`` is the last one known."""
+
     group: str
     state: str
     lag: int
@@ -60,6 +72,8 @@ class WorkerStatus:
     service: str
     ready: bool
     bus: str
+    bus_error: str | None
+    """Why the bus cannot be reached; None when it can."""
     relay_active: bool | None
     """Whether this process has the relay's lease; None for a service that publishes nothing."""
     unsent: int
@@ -71,11 +85,14 @@ class WorkerStatus:
 class Worker:
     """What ``services.<x>.app.worker(settings)`` returns. ``relay`` is left out by services that publish nothing.
 
-    Parts are supervised: one that raises is logged once, and started again with a growing delay.
+    Parts are supervised: one that raises is logged once, and started again with a growing delay. A process that
+    only serves the API calls ``observe`` in place of ``start``.
     """
 
     running: ClassVar[dict[str, Worker]] = {}
-    """The started workers of this process by the address of their database, for the service's status."""
+    """The workers of this process, started or observing, by the address of their database: for the status."""
+
+    _without_bus: ClassVar[set[Worker]] = set()
 
     def __init__(
         self,
@@ -97,12 +114,21 @@ class Worker:
         self._leases: list[Lease] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._states: dict[str, TaskState] = {}
+        self._lags: dict[str, int] = {}
+        self._bus_error: str | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._post: Post | None = None
+
+    async def observe(self) -> None:
+        """Open the connections and run no task: for the status, and to wake the worker in another process."""
+        await self._database.open()
+        self._post = Post.open(self._database)
+        await self._bus.start()
+        self.running[self._database.dsn] = self
 
     async def start(self) -> None:
         """Open the connections and start every task. Works while the database or the bus is away."""
-        await self._database.open()
-        await self._bus.start()
-        self.running[self._database.dsn] = self
+        await self.observe()
         if self.relay is not None:
             self._supervise("relay", self.relay.run)
         for consumer in self.consumers:
@@ -110,48 +136,71 @@ class Worker:
             self._supervise(f"redrive:{consumer.group}", consumer.run_redrives)
         for job in self._jobs:
             self._supervise(f"job:{job.name}", self._runner(job))
+        self._supervise("gauges", self._refresh)
 
-    async def stop(self, timeout: float = 10.0) -> None:
+    async def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Finish the batches in hand (for at most ``timeout`` seconds), give leases up, close."""
         self.running.pop(self._database.dsn, None)
+        self._without_bus.discard(self)
         for consumer in self.consumers:
             consumer.stop()
+        if self.relay is not None:
+            self.relay.finish()
         # One that waits to be started again has no batch in hand.
-        consuming = [
+        finishing = [
             task
             for name, task in self._tasks.items()
-            if name.startswith("consumer:") and self._states[name].state == "running"
+            if name.startswith(("consumer:", "relay")) and self._states[name].state == "running"
         ]
-        if consuming:
-            await asyncio.wait(consuming, timeout=timeout)
-        for task in self._tasks.values():
+        if finishing:
+            await asyncio.wait(finishing, timeout=timeout)
+        tasks = {*self._tasks.values(), *([self._looking] if self._looking else [])}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if tasks:
+            # Not gathered: a statement that is cancelled waits for a database that may be away.
+            await asyncio.wait(tasks, timeout=_RELEASE_SECONDS)
         self._tasks.clear()
+        await self._give_up()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._bus.stop(), _BUS_STOP_SECONDS)
+        if self._post is not None:
+            await self._post.close()
+        await self._database.close()
+
+    async def _give_up(self) -> None:
         releases = [lease.release() for lease in self._leases]
         if self.relay is not None:
             releases.append(self.relay.stop())
-        for result in await asyncio.gather(*releases, return_exceptions=True):
+        # A lease that cannot be given up runs out by itself.
+        bounded = [asyncio.wait_for(each, _RELEASE_SECONDS) for each in releases]
+        for result in await asyncio.gather(*bounded, return_exceptions=True):
             if isinstance(result, Exception):
                 _log.info("events_lease_not_released", service=self.service, error=repr(result))
-        await self._bus.stop()
-        await self._database.close()
 
     async def status(self) -> WorkerStatus:
-        """Measure now: lag of each group, age of the oldest unsent event. Raises when the database is away."""
+        """Measure now: lag of each group, age of the oldest unsent event.
+
+        Raises when the database is away. A bus that is away is said in ``bus_error``.
+        """
+        await self._look_at_bus()
         oldest = await self.relay.oldest_unsent_seconds() if self.relay else 0.0
         metrics.OUTBOX_AGE.labels(self.service).set(oldest)
         consumers = []
         for consumer in self.consumers:
-            lag = sum((await self._bus.lag(consumer.group)).values())
-            dead, parked = await deadletters.counts(self._database, consumer.group)
-            metrics.LAG.labels(consumer.group).set(lag)
-            metrics.DEAD.labels(consumer.group).set(dead)
-            consumers.append(ConsumerStatus(consumer.group, consumer.state, lag, dead, parked, consumer.last_error))
+            group, lag = consumer.group, self._lags.get(consumer.group, 0)
+            dead, parked = await deadletters.counts(self._database, group)
+            metrics.LAG.labels(group).set(lag)
+            metrics.DEAD.labels(group).set(dead)
+            state = consumer.state if self._tasks else "elsewhere"
+            if state == "stopped" and self._bus_error:
+                state = "waiting"
+            consumers.append(ConsumerStatus(group, state, lag, dead, parked, consumer.last_error))
         return WorkerStatus(
             service=self.service,
             ready=self.ready,
             bus=self._bus.features.name,
+            bus_error=self._bus_error,
             relay_active=self.relay.active if self.relay else None,
             unsent=await self.relay.unsent() if self.relay else 0,
             oldest_unsent_seconds=oldest,
@@ -181,14 +230,59 @@ class Worker:
                 if loop.time() - started > 30:
                     backoff.reset()
                 text = repr(error)
-                if text != state.last_error:
-                    _log.warning("worker_task_failed", service=self.service, task=name, error=text, exc_info=True)
+                if isinstance(error, BusAway):
+                    self._bus_is_away(str(error))
+                elif text != state.last_error:
+                    trace = not is_outage(error)
+                    _log.warning("worker_task_failed", service=self.service, task=name, error=text, exc_info=trace)
                 state.state, state.last_error = "restarting", text
                 state.restarts += 1
                 await asyncio.sleep(backoff.next())
             else:
                 state.state = "stopped"
                 return
+
+    async def _refresh(self) -> None:
+        while True:
+            with contextlib.suppress(ServiceUnavailable, *UNAVAILABLE):
+                await self.status()
+            await asyncio.sleep(_REFRESH_SECONDS)
+
+    async def _look_at_bus(self) -> None:
+        """Each group's lag, or why it cannot be had. A bus that takes its time is left as it was last known."""
+        if isinstance(self._bus, AtomicRelay):
+            await self._measure()  # it lives in the database: when that is away, this raises like all the rest
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._try_bus(), name=f"{self.service}:look-at-bus")
+        await asyncio.wait({self._looking}, timeout=_BUS_SECONDS)
+
+    async def _try_bus(self) -> None:
+        try:
+            await self._measure()
+        except Exception as error:
+            self._bus_is_away(str(error) or repr(error))
+        else:
+            self._bus_is_away(None)
+
+    async def _measure(self) -> None:
+        # A service without consumers asks for a group nobody is in, to hear whether anybody answers.
+        for group in [consumer.group for consumer in self.consumers] or [self.service]:
+            self._lags[group] = sum((await self._bus.lag(group)).values())
+
+    def _bus_is_away(self, why: str | None) -> None:
+        """Remember it, and say it once for all workers of the process."""
+        name, away = self._bus.features.name, self._without_bus
+        was_away, self._bus_error = bool(away), why
+        if why is None:
+            away.discard(self)
+        else:
+            away.add(self)
+        if away and not was_away:
+            text = f"The event bus cannot be reached; events wait in the outboxes until it can. {why}"
+            _log.warning("bus_away", bus=name, message=text)
+        elif was_away and not away:
+            _log.warning("bus_back", bus=name, message="The event bus can be reached again.")
 
     def _runner(self, job: Job) -> Callable[[], Awaitable[None]]:
         lease = Lease(self._database, f"job:{job.name}", seconds=max(3 * job.every, 30.0))

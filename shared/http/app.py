@@ -43,8 +43,8 @@ def create_service(
 ) -> FastAPI:
     """A service: identity required, problems as answers, unit of work, probes, metrics and spans.
 
-    ``callers`` are those whose signed identity is accepted; ``ready_checks`` raise when not ready.
-    A service without a ``schema`` has no database. ``on_stop`` closes what the service itself holds.
+    ``callers`` are those whose signed identity is accepted; ``ready_checks`` raise ``ServiceUnavailable`` when not
+    ready. While ``state.draining`` is set, ``/readyz`` says that the service stops. A service without a ``schema`` has no database. ``on_stop`` closes what the service itself holds.
     """
     database = Database.for_service(settings, name) if schema else None
     probe = StatusProbe(name, database)
@@ -62,6 +62,7 @@ def create_service(
     app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, **_FASTAPI)
     app.state.settings = settings
     app.state.database = database
+    app.state.draining = False
     for router in routers:
         app.include_router(router)
     _add_probes(app, database, ready_checks, probe)
@@ -81,14 +82,16 @@ def _add_probes(
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
+        if app.state.draining:
+            raise ServiceUnavailable("The service is stopping.")
         try:
             if database is not None:
                 async with database.transaction() as session:
                     await session.connection.fetchval("SELECT 1")
-            for check in ready_checks:
-                await check()
         except (ServiceUnavailable, asyncpg.PostgresError, OSError) as error:
             raise ServiceUnavailable("The database cannot be reached.") from error
+        for check in ready_checks:
+            await check()
         return json_response({"status": "ok"})
 
     @app.get("/metrics", include_in_schema=False)

@@ -33,9 +33,9 @@ class Hosted:
 
 @asynccontextmanager
 async def hosting(apps: Iterable[ASGIApp]) -> AsyncIterator[None]:
-    """Enter the lifespan of every ``Hosted`` application; anything else has none to enter."""
+    """Enter ``lifespan()`` of every application that has one: those of this process, and proxies to others."""
     async with AsyncExitStack() as stack:
         for app in apps:
-            if isinstance(app, Hosted):
+            if hasattr(app, "lifespan"):
                 await stack.enter_async_context(app.lifespan())
         yield

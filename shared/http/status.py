@@ -11,7 +11,7 @@ import asyncpg
 
 from shared.db import Database
 from shared.db.database import UNAVAILABLE
-from shared.db.migrations import head
+from shared.db.versions import head
 from shared.errors import ServiceUnavailable
 from shared.events import Worker, WorkerStatus
 

@@ -32,7 +32,7 @@ async def test_only_sampled_requests_make_spans(exporter: InMemorySpanExporter) 
         return "hello"
 
     telemetry.instrument(app, name, Settings())
-    telemetry.add_processor(telemetry.provider(name, Settings()), SimpleSpanProcessor(exporter))
+    telemetry.provider(name, Settings()).add_span_processor(SimpleSpanProcessor(exporter))
     trace = "0af7651916cd43dd8448eb211c80319c"
     await _call(app, None)
     await _call(app, f"00-{trace}-b7ad6b7169203331-00")

@@ -60,6 +60,11 @@ def test_consumers_are_judged_by_state_lag_and_parked_records(
     assert domain.consumer(state=state, lag=lag, parked_keys=parked)[0] == status
 
 
+@pytest.mark.parametrize(("unreachable", "status"), [(0, "ok"), (1, "degraded"), (2, "down")])
+def test_a_bus_is_down_when_no_service_reaches_it(unreachable: int, status: domain.Status) -> None:
+    assert domain.bus(workers=2, unreachable=unreachable, oldest_unsent_seconds=0)[0] == status
+
+
 def test_a_failing_task_degrades_its_service() -> None:
     assert domain.service(answered=True, database_reachable=True, worker_ready=False)[0] == "degraded"
     assert domain.service(answered=True, database_reachable=None, worker_ready=None)[0] == "ok"
@@ -70,9 +75,11 @@ def test_whatever_is_not_well_says_what_to_do() -> None:
         domain.whole(["down"], "ok", []),
         domain.whole(["ok"], "degraded", []),
         domain.service(answered=False, database_reachable=None, worker_ready=None),
-        domain.bus(workers=0, oldest_unsent_seconds=0),
-        domain.bus(workers=1, oldest_unsent_seconds=16),
-        domain.bus(workers=1, oldest_unsent_seconds=301),
+        domain.bus(workers=0, unreachable=0, oldest_unsent_seconds=0),
+        domain.bus(workers=1, unreachable=0, oldest_unsent_seconds=16),
+        domain.bus(workers=1, unreachable=0, oldest_unsent_seconds=301),
+        domain.bus(workers=2, unreachable=1, oldest_unsent_seconds=0),
+        domain.bus(workers=2, unreachable=2, oldest_unsent_seconds=0),
         domain.consumer(state="waiting", lag=0, parked_keys=0),
     ]
     for status, meaning, action in verdicts:

@@ -1,8 +1,6 @@
 import asyncio
 from collections.abc import Sequence
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import asyncpg
 import pytest
@@ -207,24 +205,6 @@ async def test_the_circuit_raises_out_of_process(process: ProcessFactory) -> Non
     with pytest.raises(CircuitOpen):
         await consumer.process(received([make_event(n) for n in range(10)]))
     assert 1 <= await count(database, "dead_letters") <= 2  # two lanes: the other one may have been at it already
-
-
-async def test_the_span_encloses_the_handler(process: ProcessFactory) -> None:
-    database, log = await process("beta"), []
-
-    @contextmanager
-    def span(name: str, events: Sequence[CloudEvent]) -> Any:
-        log.append(("open", name, len(events)))
-        yield
-        log.append(("close", name, len(events)))
-
-    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
-        log.append(("handler", "", len(events)))
-
-    organization = new_id()
-    batch = received([make_event(n, organization=organization) for n in range(3)])
-    await consumer_of(database, handler, span=span).process(batch)
-    assert log == [("open", GROUP, 3), ("handler", "", 3), ("close", GROUP, 3)]
 
 
 async def test_old_inbox_rows_are_pruned(process: ProcessFactory) -> None:

@@ -140,8 +140,8 @@ async def test_an_event_behind_one_that_is_just_being_put_aside_elsewhere_is_par
     bad, next_one = received([make_event(n, organization=organization, entity=entity) for n in range(2)])
     paused = consumer_of(one, record)
     async with one.transaction(organization) as session:
-        await paused._admit(session, organization, [bad])
-        await deadletters.insert(session, GROUP, bad, "failed", error="poison", attempts=1)
+        await paused._effects.admit(session, organization, [bad])
+        await deadletters.insert(session, GROUP, [deadletters.Letter(bad, "failed", "poison", 1)])
         heir = asyncio.create_task(consumer_of(two, record).process([bad, next_one]))
         await until(lambda: somebody_waits(one))
     await heir

@@ -1,5 +1,5 @@
 import pytest
-from aiokafka.partitioner import murmur2 as kafka_murmur2  # type: ignore[import-untyped]
+from aiokafka.partitioner import murmur2 as kafka_murmur2
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -54,12 +54,13 @@ def test_a_reader_may_meet_fields_of_a_newer_publisher() -> None:
     jsonschema.validate({**schema["examples"][0], "added_later": 1}, schema)
 
 
-def test_an_event_without_an_example_has_none_in_its_schema() -> None:
-    @event("bare.made", entity="bare")
-    class BareMade(Event):
-        n: int = 0
+def test_an_event_has_an_example() -> None:
+    with pytest.raises(TypeError, match="example"):
+        event("bare.made", entity="bare")  # type: ignore[call-arg]
 
-    assert "examples" not in declaration_of(BareMade).schema()
+
+def test_the_schema_names_the_entity() -> None:
+    assert declaration_of(NoteAdded).schema()["x-entity"] == "note"
 
 
 def test_declarations_of_a_module() -> None:
@@ -72,7 +73,7 @@ def test_declarations_of_a_module() -> None:
 def test_a_type_is_declared_once() -> None:
     with pytest.raises(ValueError, match="already declared"):
 
-        @event("note.added", version=2, entity="note")
+        @event("note.added", version=2, entity="note", example={})
         class Other(Event):
             pass
 
@@ -80,7 +81,7 @@ def test_a_type_is_declared_once() -> None:
 @pytest.mark.parametrize("name", ["created", "Contact.created", "contact created", ""])
 def test_an_event_type_has_two_words(name: str) -> None:
     with pytest.raises(ValueError, match="not an event type"):
-        event(name, entity="x")
+        event(name, entity="x", example={})
 
 
 def test_an_example_that_does_not_fit_is_refused() -> None:

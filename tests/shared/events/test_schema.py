@@ -8,7 +8,14 @@ from shared import clock
 from shared.db import Database
 from shared.db.migrations import owner_dsn
 from shared.events.postgres import PostgresBus
-from shared.events.schema import BUS_TABLES, SYSTEM_TABLES, bus_grants, migrate_bus, system_tables_ddl
+from shared.events.schema import (
+    BUS_TABLES,
+    SYSTEM_TABLES,
+    bus_grants,
+    dead_letter_reasons_ddl,
+    migrate_bus,
+    system_tables_ddl,
+)
 from shared.settings import Settings
 from tests.shared.events.conftest import SERVICES
 from tests.shared.events.support import make_event
@@ -50,6 +57,26 @@ async def test_everything_may_be_run_again(events_settings: Settings) -> None:
     await migrate_bus(owner_dsn(events_settings), SERVICES)
     tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname IN ('alpha', 'bus')")
     assert {row["tablename"] for row in tables} == {*SYSTEM_TABLES, *BUS_TABLES, "effects"}
+    await connection.close()
+
+
+async def test_the_dead_letters_of_an_earlier_release_learn_the_reasons_of_this_one(events_settings: Settings) -> None:
+    connection = await asyncpg.connect(owner_dsn(events_settings))
+    letter = """INSERT INTO alpha.dead_letters (consumer, key, organization_id, topic, partition, position, reason, body)
+        VALUES ('c', 'k', gen_random_uuid(), 't', 0, 0, $1, '')"""
+    await connection.execute("ALTER TABLE alpha.dead_letters DROP CONSTRAINT dead_letters_reason_check")
+    await connection.execute(
+        "ALTER TABLE alpha.dead_letters ADD CHECK (reason IN ('failed', 'invalid', 'parked'))"  # its name is the default one
+    )
+    await connection.execute(letter, "parked")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute(letter, "unsupported")
+    for _ in range(2):
+        for statement in dead_letter_reasons_ddl("alpha"):
+            await connection.execute(statement)
+    await connection.execute(letter, "unsupported")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await connection.execute(letter, "bored")
     await connection.close()
 
 

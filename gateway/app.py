@@ -18,6 +18,7 @@ from gateway.pipeline import Pipeline
 from gateway.routing import Operation, Route, RoutingTable
 from gateway.stages import QuotaGate, SignatureVerifier
 from gateway.trace import Tracing
+from gateway.upstream import HttpUpstream
 from shared.db import Database
 from shared.http.hosting import hosting
 from shared.settings import Settings
@@ -115,8 +116,9 @@ def create_gateway(
 ) -> Gateway:
     """The gateway in front of ``upstreams``: ASGI applications by service name.
 
-    A service in this process is passed as ``Hosted(app)``. ``openapi`` is the merged document (default:
-    the committed ``openapi/openapi.yaml``), ``sign_in`` the operation the welcome page explains.
+    A service in this process is passed as ``Hosted(app)``, one in another as ``HttpUpstream(url)``. ``openapi``
+    is the merged document (default: the committed ``openapi/openapi.yaml``), ``sign_in`` the operation the
+    welcome page explains.
     """
     table = RoutingTable(routes)
     database = Database.for_service(settings, "gateway")
@@ -135,5 +137,8 @@ def create_gateway(
     watch = parts.metrics.watch
     watch("guardian_gateway_in_flight", "Requests being answered", lambda: pipeline.in_flight)
     watch("guardian_gateway_key_lookups", "Keys asked of the database", lambda: parts.credentials.keys.lookups)
+    for service, upstream in upstreams.items():
+        if isinstance(upstream, HttpUpstream):
+            upstream.watch(service, parts.metrics)
     watch("guardian_gateway_listening", "1 while changed credentials are heard of", lambda: parts.listener.connected)
     return Gateway(pipeline, database, parts)

@@ -78,7 +78,7 @@ class HeaderRules:
                     passed.append(pair)
         connection = noted.get(b"connection")
         if connection is not None and connection not in (b"keep-alive", b"close"):
-            passed = _without_named(passed, connection)
+            passed = without_named(passed, connection)
         return passed, noted
 
     def _judge(self, name: bytes) -> int:
@@ -89,7 +89,8 @@ class HeaderRules:
         return rule
 
 
-def _without_named(passed: list[Pair], connection: bytes) -> list[Pair]:
+def without_named(passed: list[Pair], connection: bytes) -> list[Pair]:
+    """``passed`` without the headers that ``Connection`` names."""
     named = {token.strip().lower() for token in connection.split(b",")} - _NEVER_HOP_BY_HOP
     return [pair for pair in passed if pair[0] not in named]
 

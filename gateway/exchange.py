@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway import addresses
-from gateway.problems import BadGateway, UpstreamAborted, UpstreamTimeout
+from gateway.problems import BadGateway, UpstreamAborted, UpstreamTimeout, UpstreamUnavailable
 from gateway.stages import Call
 from gateway.trace import Trace, request_id_of
 from shared.auth import IDENTITY_HEADER, Principal
@@ -149,6 +149,7 @@ class Exchange:
             self._expect_body(length)
         elif b"transfer-encoding" in noted:
             self._body_left = core.max_body_bytes
+            self.headers.append((b"transfer-encoding", b"chunked"))  # the protocol lets no other coding pass
 
     def _find_client(self) -> None:
         peer = self.scope["client"]
@@ -264,7 +265,10 @@ class Exchange:
     async def _upstream_failed(self, failure: BaseException | None) -> None:
         """The service did not answer, or not to the end; what it raised is logged, never shown."""
         problem = self._verdict
-        if problem is None:
+        if problem is None and isinstance(failure, UpstreamUnavailable):
+            logger.warning("%s cannot be reached (request %s): %s", self.service, self.request_id, failure.__cause__)
+            problem = failure
+        elif problem is None:
             logger.error(
                 "%s failed on %s %s (request %s)", self.service, self.scope["method"], self.scope["path"],
                 self.request_id, exc_info=failure,

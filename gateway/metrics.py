@@ -28,6 +28,12 @@ class GatewayMetrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._connections = Gauge(
+            "guardian_gateway_upstream_connections",
+            "Connections to a service in another process: open, idle among them; requests waiting for one",
+            ["service", "state"],
+            registry=self.registry,
+        )
         self._gauges: list[Gauge] = []
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -37,6 +43,10 @@ class GatewayMetrics:
         gauge = Gauge(name, description, registry=self.registry)
         gauge.set_function(value)
         self._gauges.append(gauge)
+
+    def watch_connections(self, service: str, state: str, value: Callable[[], float]) -> None:
+        """Show how many connections to ``service`` are in ``state``."""
+        self._connections.labels(service, state).set_function(value)
 
     def answered(self, service: str, method: str, status: int, seconds: float) -> None:
         """Count one request. Status 499 means that the client left first."""

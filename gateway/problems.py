@@ -1,6 +1,6 @@
 """Problems that only the gateway can have, beside those of ``shared.errors``."""
 
-from shared.errors import Problem
+from shared.errors import Problem, ServiceUnavailable
 
 
 class RequestTimeout(Problem):
@@ -21,6 +21,10 @@ class BadGateway(Problem):
 
 class UpstreamTimeout(Problem):
     status, code, title = 504, "upstream_timeout", "A service did not answer in time"
+
+
+class UpstreamUnavailable(ServiceUnavailable):
+    code, title = "upstream_unavailable", "The service cannot be reached at the moment"
 
 
 class UpstreamAborted(Exception):

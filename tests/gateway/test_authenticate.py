@@ -287,7 +287,7 @@ def test_last_use_is_kept_while_the_database_is_away(world: World, eventually: C
 
 
 def test_the_gateways_role_may_do_nothing_else(world: World) -> None:
-    settings = world.front.gateway._database._settings.model_copy(update={"database_url": SecretStr(world.dsn)})
+    settings = world.front.gateway._database.settings.model_copy(update={"database_url": SecretStr(world.dsn)})
 
     async def attempt() -> None:
         connection = await asyncpg.connect(service_dsn(settings, "gateway"))

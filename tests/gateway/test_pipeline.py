@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,27 @@ import pytest
 
 from gateway.routing import Route
 from shared.auth import IdentityVerifier
+from tests.gateway.upstreams import proxied
+
+
+@pytest.fixture(scope="module")
+def hosted(start: Any, offline_settings: Any) -> Iterator[Any]:
+    """A gateway with the service in its own process."""
+    with start(offline_settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def apart(start: Any, offline_settings: Any, hosted: Any) -> Iterator[Any]:
+    """A gateway that reaches the same service over HTTP."""
+    with proxied(start, offline_settings, hosted.echo) as running:
+        yield running
+
+
+@pytest.fixture(params=["hosted", "apart"])
+def front(request: pytest.FixtureRequest) -> Any:
+    """What follows is true wherever the service runs."""
+    return request.getfixturevalue(request.param)
 
 
 def test_the_service_gets_an_identity_addressed_to_it(front: Any, offline_settings: Any) -> None:
@@ -89,8 +110,8 @@ def test_a_service_that_hangs_is_504_and_cancelled(front: Any, eventually: Calla
     "action, status, code",
     [("raise", 500, "internal_error"), ("refuse", 502, "bad_gateway"), ("nothing", 502, "bad_gateway")],
 )
-def test_a_service_that_fails_does_not_leak_why(front: Any, action: str, status: int, code: str) -> None:
-    reply = front.get(f"/v1/echo?do={action}")
+def test_a_service_that_fails_does_not_leak_why(hosted: Any, action: str, status: int, code: str) -> None:
+    reply = hosted.get(f"/v1/echo?do={action}")
     assert (reply.status, reply.code) == (status, code)
     assert b"secret" not in reply.body
     assert reply.json["request_id"] == reply.headers["x-request-id"]

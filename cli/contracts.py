@@ -2,10 +2,11 @@
 
 One OpenAPI document per service, the public one merged from them, one AsyncAPI document, and a JSON
 Schema for every version of every event. All of it is committed, so that a change of a contract is seen
-in review.
+in review. A breaking change of an event that is published already is not written at all.
 """
 
 import json
+import subprocess
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from cli.asyncapi import document as asyncapi_document
+from cli.compatibility import BreakingChange, refusals
 from cli.system import SERVICES, Service
 from shared.events.registry import Declaration, declarations
 from shared.settings import Settings
@@ -142,8 +144,14 @@ def _offline_settings() -> Settings:
 
 
 def write() -> list[str]:
-    """Write what differs and remove what no longer exists; the paths touched."""
+    """Write what differs and remove what no longer exists; the paths touched.
+
+    Raises ``BreakingChange`` and writes nothing when a written event schema would change in a way that
+    breaks its readers: a careless run does not overwrite what was promised.
+    """
     wanted = files(_offline_settings())
+    if broken := refusals(_written_events(), wanted):
+        raise BreakingChange(broken)
     touched = drift(wanted)
     for path in touched:
         target = FOLDER / path
@@ -153,6 +161,39 @@ def write() -> list[str]:
         else:
             target.unlink()
     return touched
+
+
+def broken() -> list[str]:
+    """A sentence for each break with the written event schemas, and with those of the version before (git)."""
+    wanted = files(_offline_settings())
+    return list(dict.fromkeys([*refusals(_written_events(), wanted), *refusals(released_events(), wanted)]))
+
+
+def _written_events() -> dict[str, str]:
+    return {str(path.relative_to(FOLDER)): path.read_text() for path in FOLDER.glob("events/*/*.json")}
+
+
+def released_events() -> dict[str, str]:
+    """The event schemas of ``origin/main``, or of the commit before where that is this one; none without git."""
+    head = _git("rev-parse", "HEAD")
+    main = _git("rev-parse", "--verify", "--quiet", "origin/main")
+    base = main if main and main != head else _git("rev-parse", "--verify", "--quiet", "HEAD^")
+    listed = _git("ls-tree", "-r", "--name-only", base.strip(), "openapi/events") if base else None
+    return {
+        path.removeprefix("openapi/"): text
+        for path in (listed or "").splitlines()
+        if (text := _git("show", f"{(base or '').strip()}:{path}")) is not None
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says, or None: there is no git in an image, and no earlier commit in a shallow clone."""
+    try:
+        command = ["git", "-C", str(FOLDER.parent), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout
 
 
 def drift(wanted: Mapping[str, str] | None = None) -> list[str]:

@@ -1,15 +1,22 @@
 """The home of a platform: the folder that holds its data, its secret and what it tells others about itself."""
 
+import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import SettingsError
 
 from cli.postgres import EmbeddedPostgres
 from shared.settings import DEVELOPMENT_SECRET, Settings
 
 SECRET_FILE = "secret.key"  # noqa: S105 (a file name)
+RUNNING_FILE = "running.json"
+"""What other commands must know of a platform that runs here."""
 
 
 class InvalidSettings(Exception):
@@ -22,6 +29,9 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         raise InvalidSettings("\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())) from None
+    except SettingsError as error:  # a list or an object whose JSON cannot be read
+        name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "")
+        raise InvalidSettings(f"GUARDIAN_{name.upper()}: must be JSON, as in .env.example") from None
 
 
 def _explain(location: tuple[int | str, ...], message: str) -> str:
@@ -58,19 +68,59 @@ def changed(settings: Settings, **values: object) -> Settings:
     return settings.model_copy(update=values)
 
 
+@contextmanager
+def running(settings: Settings, *, split: bool) -> Iterator[None]:
+    """Tell the other commands, for the length of the block, that a platform runs here and how to find its bus."""
+    path = settings.home / RUNNING_FILE
+    found = {
+        "pid": os.getpid(),
+        "base_url": settings.base_url,
+        "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
+        "kafka_prefix": settings.kafka_prefix,
+        "split": split,
+    }
+    write_private(path, json.dumps(found, indent=2) + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 class NoPlatform(Exception):
     """There is no database to look at, and what to do about it."""
 
 
-def connected_settings() -> Settings:
-    """Settings with the DSN of ``DATABASE_URL`` or of the PostgreSQL a running ``guardian up`` holds."""
+def connected_settings(*, required: bool = True) -> Settings:
+    """Settings with the database, secret and bus of the platform of this home, where the environment names none.
+
+    Raises ``NoPlatform`` when there is no database, unless that is not ``required``.
+    """
     settings = load_settings()
+    if (settings.home / SECRET_FILE).exists():
+        settings = with_secret(settings)
+    settings = _on_the_same_bus(settings)
     if settings.database_url is not None:
         return settings
     dsn = EmbeddedPostgres(settings.home).running_dsn()
     if dsn is None:
+        if not required:
+            return settings
         raise NoPlatform(
             f"no platform is running in {settings.home}: start it with 'make run', point GUARDIAN_HOME at its home, "
             "or set DATABASE_URL"
         )
     return changed(with_secret(settings), database_url=SecretStr(dsn))
+
+
+def _on_the_same_bus(settings: Settings) -> Settings:
+    if settings.kafka_bootstrap_servers is not None:
+        return settings
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((settings.home / RUNNING_FILE).read_text())
+        if found.get("kafka_bootstrap_servers"):
+            return changed(
+                settings,
+                kafka_bootstrap_servers=found["kafka_bootstrap_servers"],
+                kafka_prefix=found.get("kafka_prefix", settings.kafka_prefix),
+            )
+    return settings

@@ -1,12 +1,16 @@
-"""One process that is the whole platform: the gateway, every service in it, and their workers."""
+"""The gateway in its process, over services of the same process or of others; and their workers."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
+from cli.start import CannotStart, ObeysNoSignals
 from cli.system import SERVICES, Service
 from gateway.app import Gateway, create_gateway
 from gateway.routing import Route
+from gateway.server import GatewayServer
+from gateway.upstream import HttpUpstream
 from shared.events import Worker
 from shared.http.hosting import Hosted
 from shared.settings import Settings
@@ -40,15 +44,37 @@ def load_workers(settings: Settings) -> list[Worker]:
 
 
 def load_gateway(settings: Settings, apps: Mapping[str, Any]) -> Gateway:
-    """The gateway over in-process applications; it runs their lifespans with its own."""
+    """The gateway over applications; it runs their lifespans with its own."""
     return create_gateway(settings, apps, routes(), sign_in=("POST", "/v1/sessions"))
+
+
+def load_proxies(settings: Settings) -> dict[str, HttpUpstream]:
+    """Every service behind its address; raises ``CannotStart`` when one has none."""
+    names = [service.name for service in SERVICES]
+    missing = [name for name in names if name not in settings.upstreams]
+    if missing:
+        raise CannotStart(
+            f"GUARDIAN_UPSTREAMS does not say where to find: {', '.join(missing)}. "
+            f'It looks like {{"{missing[0]}": "http://{missing[0]}:8000"}}.'
+        )
+    return {name: HttpUpstream(settings.upstreams[name]) for name in names}
+
+
+class GatewayProcess(ObeysNoSignals, GatewayServer):  # type: ignore[misc]
+    """The gateway's server, stopped by us."""
+
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+        super().__init__(gateway, settings, drain_seconds=settings.drain_seconds)
 
 
 @asynccontextmanager
 async def working(workers: Iterable[Worker]) -> AsyncIterator[None]:
     """Run the workers for the length of the block."""
-    async with AsyncExitStack() as stack:
+    started: list[Worker] = []
+    try:
         for worker in workers:
             await worker.start()
-            stack.push_async_callback(worker.stop)
+            started.append(worker)
         yield
+    finally:
+        await asyncio.gather(*(worker.stop() for worker in started))

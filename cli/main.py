@@ -1,11 +1,14 @@
 """The command line. A command imports what it needs when it runs, so that ``guardian --help`` is instant."""
 
 import sys
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated
-from uuid import UUID
 
 import typer
+
+from cli.events.commands import events
 
 app = typer.Typer(
     name="guardian",
@@ -42,14 +45,58 @@ def doctor(
 
 
 @app.command()
-def up() -> None:
-    """Start the whole platform in one process, with its own PostgreSQL unless DATABASE_URL is set."""
-    from cli.home import InvalidSettings, load_settings
-    from cli.up import CannotStart
-    from cli.up import up as run
+def up(
+    *,
+    split: Annotated[
+        bool, typer.Option("--split", help="One process for each service and one for the gateway.")
+    ] = False,
+) -> None:
+    """Start the whole platform, with its own PostgreSQL unless DATABASE_URL is set."""
+    from cli.home import load_settings
+
+    with _starting():
+        settings = load_settings()  # a wrong one is said at once, before everything is imported
+        if split:
+            from cli.split import up_split
+
+            up_split(settings)
+        else:
+            from cli.up import up as run
+
+            run(settings)
+
+
+class Role(StrEnum):
+    """What of a service a process runs."""
+
+    API = "api"
+    WORKER = "worker"
+    ALL = "all"
+
+
+@app.command()
+def run(
+    service: Annotated[str, typer.Argument(help="gateway, identity, crm, audit or health.")],
+    *,
+    role: Annotated[Role, typer.Option(help="Its API, its worker, or both.")] = Role.ALL,
+    fd: Annotated[int | None, typer.Option(help="Serve on this inherited socket.")] = None,
+) -> None:
+    """Run one service, or the gateway, in this process. Needs DATABASE_URL; migrate first."""
+    from cli.home import connected_settings
+    from cli.run import run as run_service
+
+    with _starting():
+        run_service(connected_settings(required=False), service, role=role.value, descriptor=fd)
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Say in a sentence why something cannot start."""
+    from cli.home import InvalidSettings
+    from cli.start import CannotStart
 
     try:
-        run(load_settings())
+        yield
     except (CannotStart, InvalidSettings) as error:
         print(f"guardian cannot start: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -73,10 +120,20 @@ def contracts(
     *,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; ends with 1 when files have drifted.")] = False,
 ) -> None:
-    """Write the OpenAPI, AsyncAPI and event schema files under openapi/ from the code."""
-    from cli.contracts import drift, write
+    """Write the OpenAPI, AsyncAPI and event schema files under openapi/ from the code.
 
-    changed = drift() if check else write()
+    Refuses a breaking change of an event: a new version stands beside the old one.
+    """
+    from cli.compatibility import BreakingChange
+    from cli.contracts import broken, drift, write
+
+    try:
+        if check and (sentences := broken()):
+            raise BreakingChange(sentences)
+        changed = drift() if check else write()
+    except BreakingChange as refused:
+        print("\n".join(refused.args[0]), file=sys.stderr)
+        raise typer.Exit(1) from None
     for path in changed:
         print(f"{'drifted' if check else 'written'}: openapi/{path}")
     if not changed:
@@ -86,45 +143,7 @@ def contracts(
         raise typer.Exit(1)
 
 
-events = typer.Typer(help="Look at what happened.", no_args_is_help=True)
 app.add_typer(events, name="events")
-
-
-@events.callback()
-def _events() -> None:
-    """Makes typer keep the command's name however many there are."""
-
-
-@events.command("tail")
-def events_tail(
-    *,
-    event_type: Annotated[
-        list[str] | None, typer.Option("--type", help="Only this type, such as contact.created.")
-    ] = None,
-    organization: Annotated[UUID | None, typer.Option(help="Only this organisation.")] = None,
-    subject: Annotated[UUID | None, typer.Option(help="Only this entity.")] = None,
-    since_minutes: Annotated[float | None, typer.Option("--since-minutes", help="Begin that long ago.")] = None,
-    follow: Annotated[bool, typer.Option(help="Wait for more.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Print events as they happen, until Ctrl-C. Needs a running platform or DATABASE_URL."""
-    from cli.events import tail
-    from cli.home import InvalidSettings, NoPlatform, connected_settings
-
-    try:
-        tail(
-            connected_settings(),
-            types=event_type or [],
-            organization_id=organization,
-            subject=subject,
-            since=None if since_minutes is None else timedelta(minutes=since_minutes),
-            follow=follow,
-            as_json=as_json,
-            say=lambda line: print(line, flush=True),
-        )
-    except (InvalidSettings, NoPlatform) as error:
-        print(f"guardian: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":

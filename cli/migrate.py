@@ -8,7 +8,8 @@ import asyncpg
 from cli.home import InvalidSettings, NoPlatform, connected_settings
 from cli.system import GATEWAY_ROLE, SCHEMAS
 from shared.db.database import UNAVAILABLE
-from shared.db.migrations import Migration, knows, owner_dsn, status
+from shared.db.migrations import Migration, owner_dsn, status
+from shared.db.versions import knows
 from shared.events.schema import applied_bus_version, bus_version
 from shared.migrate import migrate_all
 from shared.settings import Settings

@@ -1,40 +1,87 @@
-"""One running platform for all end-to-end tests of a worker, with its demo organisations and no history."""
+"""Running platforms for the end-to-end tests: every test runs in each mode, on PostgreSQL, on Kafka, and apart."""
 
+import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import RunningPlatform
+from tests.e2e.platform import MODES, POSTGRES, Mode, RunningPlatform
+
+IN_EVERY_MODE = [pytest.param(mode, id=mode.name, marks=[pytest.mark.kafka] if mode.kafka else []) for mode in MODES]
+# The fuzzer guesses passwords, and the tests after it must still be able to sign in. Who waits for a process that
+# is started again on a busy machine shall not be told that it took too long.
+_RELAXED = {
+    "GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_ACCOUNT": "100000",
+    "GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_ADDRESS": "100000",
+    "GUARDIAN_REQUEST_TIMEOUT_SECONDS": "60",
+}
 
 
 @contextmanager
 def _home() -> Iterator[Path]:
     # Not below pytest's folders: those are private, and PostgreSQL runs as another account when we are root.
-    with tempfile.TemporaryDirectory(prefix="guardian-e2e-", ignore_cleanup_errors=True) as folder:
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="guardian-e2e-", dir=memory, ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder) / "home"
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[RunningPlatform]:
-    """A platform that has started and answers."""
+def platforms(request: pytest.FixtureRequest) -> Iterator[Callable[[Mode], RunningPlatform]]:
+    """The platforms that the tests of a worker share: one for each mode, started when a test first asks for it."""
+    started: dict[Mode, RunningPlatform] = {}
+    with ExitStack() as stack:
+
+        def of(mode: Mode) -> RunningPlatform:
+            if mode not in started:
+                # The fuzzer guesses passwords; the tests after it must still be able to sign in.
+                relaxed = {f"GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_{each}": "100000" for each in ("ACCOUNT", "ADDRESS")}
+                running = RunningPlatform(
+                    stack.enter_context(_home()),
+                    mode,
+                    _servers(request, mode),
+                    GUARDIAN_DEMO_HISTORY="false",
+                    **relaxed,
+                )
+                stack.callback(running.stop)
+                running.start()
+                started[mode] = running
+            return started[mode]
+
+        yield of
+
+
+@pytest.fixture(scope="session", params=IN_EVERY_MODE)
+def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
+    """A platform that has started and answers, with its demo organisations and no history."""
+    return platforms(request.param)
+
+
+@pytest.fixture(scope="session")
+def used_home() -> Iterator[Path]:
+    """The home of a platform that ran and was stopped: a copy of it spares a test the first start."""
     with _home() as home:
-        # The fuzzer guesses passwords; the tests after it must still be able to sign in.
-        relaxed = {f"GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_{each}": "100000" for each in ("ACCOUNT", "ADDRESS")}
-        running = RunningPlatform(home, GUARDIAN_DEMO_HISTORY="false", **relaxed)
+        running = RunningPlatform(home, POSTGRES)
         running.start()
-        yield running
-        running.stop()
+        assert running.stop() == 0
+        yield home
 
 
-@pytest.fixture
-def own_platform() -> Iterator[RunningPlatform]:
-    """A platform of this test alone, not started yet."""
+@pytest.fixture(params=IN_EVERY_MODE)
+def own_platform(request: pytest.FixtureRequest, used_home: Path) -> Iterator[RunningPlatform]:
+    """A platform of this test alone, not started yet; there is data in its home."""
+    mode: Mode = request.param
     with _home() as home:
-        running = RunningPlatform(home, GUARDIAN_DEMO_HISTORY="false")
+        subprocess.run(["cp", "-a", str(used_home), str(home)], check=True)
+        running = RunningPlatform(home, mode, _servers(request, mode))
         yield running
         if running.process is not None:
             running.stop()
+
+
+def _servers(request: pytest.FixtureRequest, mode: Mode) -> str:
+    # Asked for by need, so that the others run where no broker can be had.
+    return str(request.getfixturevalue("kafka_servers")) if mode.kafka else ""

@@ -1,36 +1,61 @@
-"""``guardian up`` as a test sees it: a process of its own, talked to over HTTP and known by its demo.json."""
+"""``guardian up`` as a test sees it: processes of its own, talked to over HTTP and known by their demo.json."""
 
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from deploy.postgres import free_port
+from shared.ids import new_id
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For clients of plain HTTP: reading the machine's certificates would cost each of them 20 ms."""
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to run the platform."""
+
+    name: str
+    kafka: bool
+    split: bool
+
+
+POSTGRES = Mode("postgres", kafka=False, split=False)
+KAFKA = Mode("kafka", kafka=True, split=False)
+SPLIT = Mode("split", kafka=True, split=True)
+MODES = (POSTGRES, KAFKA, SPLIT)
 
 
 class RunningPlatform:
-    """One home. ``start`` and ``kill`` it as often as you like; the port and the data stay."""
+    """One home. ``start`` and ``kill`` it as often as you like; the port, the data and the topics stay."""
 
-    def __init__(self, home: Path, **environment: str) -> None:
+    def __init__(self, home: Path, mode: Mode, kafka_servers: str = "", **environment: str) -> None:
         self.home = home
+        self.mode = mode
         self.port = free_port()
         self.log = home.with_suffix(".log")
-        self._environment = {
+        self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("GUARDIAN_")},
             "GUARDIAN_HOME": str(home),
             "GUARDIAN_PORT": str(self.port),
+            "GUARDIAN_DEMO_HISTORY": "false",
+            **({"KAFKA_BOOTSTRAP_SERVERS": kafka_servers, "KAFKA_PREFIX": f"e2e-{new_id()}"} if mode.kafka else {}),
             **environment,
         }
-        self._environment.pop("DATABASE_URL", None)
+        self.environment.pop("DATABASE_URL", None)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -47,8 +72,8 @@ class RunningPlatform:
         """Start the process without waiting for it."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", "up"],
-                cwd=ROOT, env=self._environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                [sys.executable, "-m", "cli.main", "up", *(["--split"] if self.mode.split else [])],
+                cwd=ROOT, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
     def start(self) -> None:
@@ -67,15 +92,45 @@ class RunningPlatform:
     def _answers(self) -> bool:
         assert self.process is not None
         try:
-            return self.demo["pid"] == self.process.pid and httpx.get(f"{self.base_url}/readyz").status_code == 200
+            return self.demo["pid"] == self.process.pid and self.get("/readyz").status_code == 200
         except (OSError, ValueError, httpx.TransportError):
             return False
 
-    def kill(self) -> None:
-        """``kill -9``: nothing is cleaned up, PostgreSQL goes on."""
+    def process_of(self, service: str) -> psutil.Process:
+        """The process of one service where each has its own, once it is there."""
+
+        def found() -> psutil.Process | None:
+            for each in self.processes():
+                with suppress(psutil.NoSuchProcess):
+                    if ["run", service] == each.cmdline()[3:5]:
+                        return each
+            return None
+
+        process: psutil.Process = wait_for(found, 30)
+        return process
+
+    def processes(self) -> list[psutil.Process]:
+        """Its first process and those it started."""
         assert self.process is not None
+        first = psutil.Process(self.process.pid)
+        return [first, *first.children(recursive=True)]
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """``guardian …`` in another terminal, which knows the home and nothing else."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARDIAN_")}
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            cwd=ROOT, env=environment | {"GUARDIAN_HOME": str(self.home)}, capture_output=True, text=True, check=False,
+            timeout=30,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """``kill -9`` of its first process: nothing is cleaned up, PostgreSQL goes on, the services do not."""
+        assert self.process is not None
+        ours = [each for each in self.processes() if "postgres" not in each.name()]
         self.process.kill()
         self.process.wait()
+        wait_for(lambda: not any(is_alive(each) for each in ours))
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Ask it to stop and wait; the exit status."""
@@ -86,12 +141,34 @@ class RunningPlatform:
 
     def client(self, organization: int = 0) -> httpx.Client:
         """A client with the key of one of the demo organisations."""
-        key = self.demo["organizations"][organization]["api_key"]
-        return httpx.Client(base_url=self.base_url, headers={"Authorization": f"Bearer {key}"}, timeout=15)
+        client = self.anonymous()
+        client.headers["Authorization"] = f"Bearer {self.demo['organizations'][organization]['api_key']}"
+        return client
+
+    def anonymous(self) -> httpx.Client:
+        """A client without a credential."""
+        return httpx.Client(base_url=self.base_url, timeout=15, verify=NO_TLS, trust_env=False)
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """One answer to nobody in particular."""
+        return httpx.get(self.base_url + path, verify=NO_TLS, trust_env=False, **options)
+
+    @property
+    def said(self) -> str:
+        """Its log."""
+        return self.log.read_text(errors="replace")
 
     def tail(self) -> str:
         """The end of its log."""
-        return self.log.read_text(errors="replace")[-4000:]
+        return self.said[-4000:]
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that nobody has reaped yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition: Any, seconds: float = 15.0) -> Any:

@@ -94,7 +94,7 @@ def test_a_killed_database_comes_back_by_itself(own_platform: RunningPlatform) -
         for each in (each for writer in writers for each in writer.acknowledged):
             assert client.get(f"/v1/contacts/{each}").status_code == 200
     assert own_platform.tail().count("database_not_started") == 0
-    assert own_platform.log.read_text().count("PostgreSQL ended unexpectedly") == 2
+    assert own_platform.said.count("PostgreSQL ended unexpectedly") == 2
 
 
 def _all_wrote(writers: list[_Writer], before: list[int]) -> bool:

@@ -1,4 +1,7 @@
-"""Schemathesis on the merged document, single calls and sequences of them: nothing answers 5xx."""
+"""Schemathesis on the merged document, single calls and sequences of them: nothing answers 5xx.
+
+In full where most can go wrong, which is apart; a few calls of each operation in the other modes.
+"""
 
 from typing import Any
 
@@ -13,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from cli.contracts import merged_document
-from tests.e2e.platform import RunningPlatform
+from tests.e2e.platform import KAFKA, POSTGRES, SPLIT, RunningPlatform
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
@@ -26,9 +29,28 @@ def _authorized(platform: RunningPlatform) -> dict[str, str]:
     return {"Authorization": f"Bearer {platform.demo['organizations'][0]['api_key']}"}
 
 
+def _calls(examples: int) -> settings:
+    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("platform", [pytest.param(SPLIT, id="split", marks=pytest.mark.kafka)], indirect=True)
 @schema.parametrize()  # type: ignore[untyped-decorator]
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@_calls(12)
 def test_single_calls(case: Any, platform: RunningPlatform) -> None:
+    _call(case, platform)
+
+
+@pytest.mark.parametrize(
+    "platform", [pytest.param(POSTGRES, id="postgres"), pytest.param(KAFKA, id="kafka", marks=pytest.mark.kafka)],
+    indirect=True,
+)  # fmt: skip
+@schema.parametrize()  # type: ignore[untyped-decorator]
+@_calls(2)
+def test_a_few_calls(case: Any, platform: RunningPlatform) -> None:
+    _call(case, platform)
+
+
+def _call(case: Any, platform: RunningPlatform) -> None:
     answer = case.call(base_url=platform.base_url, headers=_authorized(platform))
     case.validate_response(answer, checks=CHECKS)
 
@@ -46,6 +68,9 @@ def test_sequences_of_calls(platform: RunningPlatform) -> None:
 
     Calls.run(
         settings=settings(
-            max_examples=20, stateful_step_count=8, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=20 if platform.mode is SPLIT else 3,
+            stateful_step_count=8,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         )
     )

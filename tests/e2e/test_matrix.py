@@ -77,7 +77,7 @@ def keys(platform: RunningPlatform) -> dict[str, str]:
 
 
 def _status(platform: RunningPlatform, key: str) -> int:
-    return httpx.get(f"{platform.base_url}/v1/contacts", headers={"Authorization": f"Bearer {key}"}).status_code
+    return platform.get("/v1/contacts", headers={"Authorization": f"Bearer {key}"}).status_code
 
 
 def test_the_matrix_is_not_empty() -> None:
@@ -87,7 +87,7 @@ def test_the_matrix_is_not_empty() -> None:
 
 @pytest.mark.parametrize("operation", PROTECTED, ids=str)
 def test_without_a_credential(platform: RunningPlatform, operation: Operation) -> None:
-    with httpx.Client(base_url=platform.base_url) as client:
+    with platform.anonymous() as client:
         answer = _call(client, operation)
     assert answer.status_code == 401, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -97,7 +97,7 @@ def test_without_a_credential(platform: RunningPlatform, operation: Operation) -
 @pytest.mark.parametrize("wrong", ["revoked", "expired"])
 @pytest.mark.parametrize("operation", PROTECTED, ids=str)
 def test_with_a_dead_key(platform: RunningPlatform, keys: dict[str, str], operation: Operation, wrong: str) -> None:
-    with httpx.Client(base_url=platform.base_url) as client:
+    with platform.anonymous() as client:
         answer = _call(client, operation, Authorization=f"Bearer {keys[wrong]}")
     assert answer.status_code == 401, answer.text
     assert answer.json()["code"] == f"api_key_{wrong}"
@@ -105,7 +105,7 @@ def test_with_a_dead_key(platform: RunningPlatform, keys: dict[str, str], operat
 
 @pytest.mark.parametrize("operation", PROTECTED, ids=str)
 def test_without_the_scope(platform: RunningPlatform, keys: dict[str, str], operation: Operation) -> None:
-    with httpx.Client(base_url=platform.base_url) as client:
+    with platform.anonymous() as client:
         answer = _call(client, operation, Authorization=f"Bearer {keys['no scope']}")
     assert answer.status_code == 403, answer.text
     assert answer.json()["code"] in {"missing_scope", "user_required"}
@@ -160,7 +160,7 @@ def session(platform: RunningPlatform) -> Iterator[httpx.Client]:
 
 def _sign_in(platform: RunningPlatform) -> httpx.Client:
     owner = platform.demo["organizations"][1]
-    client = httpx.Client(base_url=platform.base_url)
+    client = platform.anonymous()
     signed_in = client.post("/v1/sessions", json={"email": owner["email"], "password": owner["password"]})
     assert signed_in.status_code == 201, signed_in.text
     return client

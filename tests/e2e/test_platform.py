@@ -1,19 +1,20 @@
 """A newcomer's path: start, call, see the row, the event and the audit entry, stop, start again."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import psutil
 import pytest
 
 from cli.postgres import EmbeddedPostgres
-from tests.e2e.platform import ROOT, RunningPlatform, wait_for
+from tests.e2e.platform import RunningPlatform, is_alive, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -64,22 +65,54 @@ def test_what_the_platform_says_about_itself(platform: RunningPlatform) -> None:
         assert client.get("/docs").status_code == 200
 
 
-def test_stop_leaves_nothing_and_the_data_is_there_on_the_next_start(own_platform: RunningPlatform) -> None:
+def test_stop_finishes_what_was_begun_leaves_nothing_and_keeps_the_data(own_platform: RunningPlatform) -> None:
     own_platform.start()
-    with own_platform.client() as client:
-        contact = client.post("/v1/contacts", json={"first_name": "Ada"}).json()
     key = own_platform.demo["organizations"][0]["api_key"]
-    assert own_platform.stop(signal.SIGINT) == 0, own_platform.tail()
+    processes = own_platform.processes()
+    assert len(processes) >= (6 if own_platform.mode.split else 1)
+    with _half_a_request(own_platform, key) as (connection, rest):
+        assert own_platform.process is not None
+        own_platform.process.send_signal(signal.SIGINT)
+        wait_for(lambda: not _accepts(own_platform))
+        connection.sendall(rest)
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))  # to its end: the server closes behind it
+        head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 201")
+    assert own_platform.process.wait(timeout=40) == 0, own_platform.tail()
+    assert [each for each in processes if is_alive(each)] == []
     assert _working_in(own_platform.home) == []
+    assert not (own_platform.home / "running.json").exists()
     own_platform.start()
     assert own_platform.demo["organizations"][0]["api_key"] == key
+    contact = json.loads(body)
     with own_platform.client() as client:
         assert client.get(f"/v1/contacts/{contact['id']}").json() == contact
+    wait_for(lambda: _entries(own_platform, contact["id"]))
+
+
+@contextmanager
+def _half_a_request(platform: RunningPlatform, key: str) -> Iterator[tuple[socket.socket, bytes]]:
+    """A connection with a request under way, and what of its body is still to come."""
+    body = json.dumps({"first_name": "Ada"}).encode()
+    head = f"POST /v1/contacts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", platform.port)) as connection:
+        connection.sendall(head.encode() + body[:5])
+        in_flight = "guardian_gateway_in_flight 2.0"  # this one, and the one that asks
+        wait_for(lambda: in_flight in platform.get("/metrics").text)
+        yield connection, body[5:]
+
+
+def _accepts(platform: RunningPlatform) -> bool:
+    try:
+        return platform.get("/livez", timeout=0.5).is_success
+    except httpx.TransportError:
+        return False
 
 
 def test_a_busy_port_is_said_in_a_sentence(platform: RunningPlatform, own_platform: RunningPlatform) -> None:
     own_platform.port = platform.port
-    own_platform._environment["GUARDIAN_PORT"] = str(platform.port)
+    own_platform.environment["GUARDIAN_PORT"] = str(platform.port)
     own_platform.spawn()
     assert own_platform.process is not None
     assert own_platform.process.wait(timeout=30) == 1
@@ -102,23 +135,22 @@ def test_events_tail_shows_what_a_call_caused(platform: RunningPlatform) -> None
     with platform.client() as client:
         contact = client.post("/v1/contacts", json={"first_name": "Tail"}).json()
     wait_for(lambda: _entries(platform, contact["id"]))
-    command = [sys.executable, "-m", "cli.main", "events", "tail", "--no-follow", "--json", "--subject", contact["id"]]
-    environment = {**os.environ, "GUARDIAN_HOME": str(platform.home)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=30)
+    done = platform.command("events", "tail", "--no-follow", "--json", "--subject", contact["id"])
+    assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     event = json.loads(line)
     assert event["type"] == "contact.created"
     assert event["data"]["contact"]["first_name"] == "Tail"
 
 
-def test_migrate_says_where_the_schemas_stand(platform: RunningPlatform, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "cli.main", "migrate", "--check"]
-    for home, status, text in [(platform.home, 0, "newest version"), (tmp_path, 1, "no platform is running")]:
-        environment = {**os.environ, "GUARDIAN_HOME": str(home)}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=30
-        )
-        assert (done.returncode, text in done.stdout) == (status, True), done.stdout + done.stderr
+def test_migrate_says_where_the_schemas_stand(platform: RunningPlatform) -> None:
+    done = platform.command("migrate", "--check")
+    assert (done.returncode, "newest version" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
+def test_migrate_without_a_platform_says_so(own_platform: RunningPlatform) -> None:
+    done = own_platform.command("migrate", "--check")
+    assert (done.returncode, "no platform is running" in done.stdout) == (1, True), done.stdout + done.stderr
 
 
 async def test_a_home_of_an_older_release_is_migrated_and_of_a_newer_one_refused(own_platform: RunningPlatform) -> None:
@@ -145,7 +177,7 @@ async def test_a_home_of_an_older_release_is_migrated_and_of_a_newer_one_refused
 
 
 def test_a_database_that_is_away_is_said_in_a_sentence(own_platform: RunningPlatform) -> None:
-    own_platform._environment["DATABASE_URL"] = "postgresql://nobody:nothing@127.0.0.1:1/none"
+    own_platform.environment["DATABASE_URL"] = "postgresql://nobody:nothing@127.0.0.1:1/none"
     own_platform.spawn()
     assert own_platform.process is not None
     assert own_platform.process.wait(timeout=30) == 1
@@ -176,14 +208,15 @@ def test_the_mailbox_is_for_this_machine_only(platform: RunningPlatform, headers
         ({"GUARDIAN_ENVIRONMENT": "production"}, "GUARDIAN_SECRET_KEY must be set"),
         ({"GUARDIAN_ENVIRONMENT": "production", "GUARDIAN_SECRET_KEY": "x" * 40}, "production needs DATABASE_URL"),
         ({"DATABASE_URL": "mysql://localhost/x"}, "DATABASE_URL: must look like postgresql://"),
-        ({"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092"}, "no Kafka adapter yet"),
+        ({"GUARDIAN_UPSTREAMS": "crm:8000"}, "GUARDIAN_UPSTREAMS: must be JSON"),
+        ({"GUARDIAN_UPSTREAMS": '{"crm":"crm:8000"}'}, "GUARDIAN_UPSTREAMS: the address of crm must look like"),
     ],
     ids=str,
 )
 def test_a_wrong_setting_is_said_in_a_sentence(
     own_platform: RunningPlatform, environment: dict[str, str], said: str
 ) -> None:
-    own_platform._environment.update(environment)
+    own_platform.environment.update(environment)
     own_platform.spawn()
     assert own_platform.process is not None
     assert own_platform.process.wait(timeout=30) == 1

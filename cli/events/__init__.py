@@ -1,0 +1,1 @@
+"""``guardian events``: look at what happened, at what failed, and have it handled again."""

@@ -51,7 +51,7 @@ clean: ## Remove what the commands above made (the data in .guardian/ stays)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Measure it
-.PHONY: bench-start bench-tenancy bench-api
+.PHONY: bench-start bench-tenancy bench-api bench-events
 bench-start: .venv/.stamp-dev ## Fresh clone to first call, later start, idle memory and CPU, Ctrl-C
 	@$(BIN)/python -m tests.bench.start $(ARGS)
 
@@ -60,6 +60,9 @@ bench-tenancy: .venv/.stamp-dev ## What row-level security costs on a million co
 
 bench-api: .venv/.stamp-dev ## CPU per request beside a plain FastAPI app, latency under open-loop load
 	@$(BIN)/python -m tests.bench.api $(ARGS)
+
+bench-events: .venv/.stamp-dev ## Outbox to effect through PostgreSQL and Kafka beside pgqueuer and FastStream; --split
+	@$(BIN)/python -m tests.bench.events $(ARGS)
 
 ##@ Break it
 .PHONY: chaos-events

@@ -28,8 +28,8 @@ from services.crm.contacts.repository import CONTACTS
 from services.crm.records import repository
 from shared.db import Database
 from shared.db.database import service_dsn
-from shared.db.migrations import OWNER, owner_dsn
 from shared.db.statements import compiled
+from shared.db.versions import OWNER, owner_dsn
 from shared.ids import NIL
 from shared.settings import Settings
 from tests.bench.report import Report

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from shared.db.migrations import Progress, migrate, owner_dsn, provision
+from shared.db.migrations import Progress, migrate, provision
+from shared.db.versions import owner_dsn
 from shared.events.schema import migrate_bus
 from shared.settings import Settings
 

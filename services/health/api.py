@@ -29,6 +29,8 @@ async def get_health(principal: PrincipalDep, request: Request) -> Response:
     shown = report.model_dump(mode="json")
     if DETAILS_SCOPE not in principal.scopes:
         shown["details"] = None
+        if report.action:
+            shown["action"] = f"Ask with a key that has the scope {DETAILS_SCOPE}: it shows each part, and what to do."
     headers = {"Cache-Control": "no-store"}
     if report.status == "down":
         return json_response(shown, 503, {**headers, "Retry-After": "5"})

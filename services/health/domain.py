@@ -32,12 +32,16 @@ def whole(services: Sequence[Status], database: Status, rest: Iterable[Status]) 
     return "ok", "Everything works.", None
 
 
-def service(*, answered: bool, database_reachable: bool | None, worker_ready: bool | None) -> Verdict:
+def service(
+    *, answered: bool, database_reachable: bool | None, worker_ready: bool | None, bus_error: str | None
+) -> Verdict:
     """One service. ``None`` where it has no database, or its worker is in another process."""
     if not answered:
         return "down", "It does not answer; requests to it fail.", "Look at its log and start it again."
     if database_reachable is False:
         return "down", "It answers, but cannot reach its database; requests to it fail.", "See the database."
+    if worker_ready is False and bus_error:
+        return "degraded", "It serves requests; its background tasks wait for the bus.", "See the bus."
     if worker_ready is False:
         return (
             "degraded",
@@ -84,17 +88,24 @@ def database(
     return "ok", "It answers, and all tables are at the version of the code.", None
 
 
-def bus(*, workers: int, unreachable: int, oldest_unsent_seconds: float) -> Verdict:
+def bus(*, workers: int, cut_off: int, wrong: Sequence[str], oldest_unsent_seconds: float) -> Verdict:
     """The event path, from the outboxes of the services whose workers could be asked.
 
-    ``unreachable`` of those workers cannot reach the bus.
+    Events of ``cut_off`` of those workers cannot pass; ``wrong`` says what has to be changed on a bus that is reached.
     """
     if not workers:
         return "degraded", "No worker could be asked how events flow.", "Start the services' workers."
-    if unreachable:
-        whose = "No service can reach" if unreachable == workers else "Some services cannot reach"
+    if wrong:
+        whose = "events" if cut_off == workers else "the events of some services"
         return (
-            "down" if unreachable == workers else "degraded",
+            "down" if cut_off == workers else "degraded",
+            f"The bus is not as {whose} need it; nothing is lost: they wait in the outboxes.",
+            " ".join(dict.fromkeys(wrong)),
+        )
+    if cut_off:
+        whose = "No service can reach" if cut_off == workers else "Some services cannot reach"
+        return (
+            "down" if cut_off == workers else "degraded",
             f"{whose} the bus; nothing is lost: events wait in the outboxes.",
             "Check that the broker of KAFKA_BOOTSTRAP_SERVERS runs and can be reached; the services recover by themselves.",
         )
@@ -102,26 +113,28 @@ def bus(*, workers: int, unreachable: int, oldest_unsent_seconds: float) -> Verd
         return (
             "down",
             "Events are stored but do not reach the bus; nothing is lost, and consumers learn of nothing new.",
-            "Start the worker of the service whose outbox is not empty, and look at its log.",
+            "See the service whose outbox is not empty: its worker is not running, or its log says why it cannot send.",
         )
     if oldest_unsent_seconds > LATE_SECONDS:
         return "degraded", "Events reach the bus late.", "If the age keeps growing, look at the service's log."
     return "ok", "Events reach the bus at once.", None
 
 
-def consumer(*, state: str, lag: int, parked_keys: int) -> Verdict:
-    """One consumer group."""
+def consumer(*, state: str, lag: int | None, parked_keys: int, bus_error: str | None) -> Verdict:
+    """One consumer group; ``lag`` is None while it is not known."""
     if state == "circuit_open":
         return (
             "down",
             "Most events failed, so that it has stopped and tries one from time to time; none is lost.",
             "Look in its log for 'events_dead_letter', and mend the cause; it goes on by itself.",
         )
+    if bus_error:
+        return "degraded", "It waits for the bus; how far it is behind is not known until then.", "See the bus."
     if state == "waiting":
         return (
             "degraded",
             "It waits for something it needs and tries again.",
-            "See the database, the bus and its service's log.",
+            "See the database and its service's log.",
         )
     if state == "stopped":
         return "degraded", "It is not running; events wait for it.", "Start its service's worker."
@@ -131,7 +144,7 @@ def consumer(*, state: str, lag: int, parked_keys: int) -> Verdict:
             f"It runs, but the events of {parked_keys} record(s) wait behind one that failed for good.",
             "Read the error beside the dead letter, mend the cause, and have it handled again.",
         )
-    if lag > LONG_LAG:
+    if lag is not None and lag > LONG_LAG:
         return (
             "degraded",
             "It runs, but is far behind.",

@@ -23,7 +23,7 @@ class ConsumerReport(_Tolerant):
 
     group: str
     state: str
-    lag: int = 0
+    lag: int | None = None
     dead_letters: int = 0
     parked_keys: int = 0
 
@@ -34,6 +34,7 @@ class WorkerReport(_Tolerant):
     ready: bool
     bus: str
     bus_error: str | None = None
+    bus_reached: bool = True
     relay_active: bool | None = None
     unsent: int = 0
     oldest_unsent_seconds: float = 0.0

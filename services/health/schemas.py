@@ -51,7 +51,7 @@ class BusHealth(Part):
     """The way of the events from the services to their consumers."""
 
     kind: str | None = Field(None, examples=["postgres"])
-    error: str | None = Field(None, description="why the bus cannot be reached; null when it can")
+    error: str | None = Field(None, description="why events cannot pass through the bus; null when they can")
     oldest_unsent_seconds: float = 0.0
     outboxes: list[OutboxHealth] = []
 
@@ -62,7 +62,7 @@ class ConsumerHealth(Part):
     group: str = Field(examples=["audit"])
     service: str
     state: str = Field(examples=["running"], description="elsewhere: its worker is a process that was not asked")
-    lag: int = Field(description="events it has not dealt with yet, as far as the bus could be asked")
+    lag: int | None = Field(description="events it has not dealt with yet; null while the bus cannot be asked")
     parked_keys: int = Field(description="records whose events wait behind a dead letter")
     dead_letters: int = Field(description="events that failed for good, and those waiting behind them")
 

@@ -90,6 +90,7 @@ def _service(seen: Observation) -> ServiceHealth:
         answered=report is not None,
         database_reachable=report.database.reachable if report and report.database else None,
         worker_ready=report.worker.ready if report and report.worker else None,
+        bus_error=report.worker.bus_error if report and report.worker else None,
     )
     return ServiceHealth(name=seen.service, status=status, meaning=meaning, action=action, response_ms=seen.response_ms)
 
@@ -127,7 +128,12 @@ def _bus(observations: Sequence[Observation]) -> BusHealth:
     ]
     oldest = max((each.oldest_unsent_seconds for each in outboxes), default=0.0)
     errors = [worker.bus_error for _, worker in workers if worker.bus_error]
-    status, meaning, action = domain.bus(workers=len(workers), unreachable=len(errors), oldest_unsent_seconds=oldest)
+    status, meaning, action = domain.bus(
+        workers=len(workers),
+        cut_off=len(errors),
+        wrong=[worker.bus_error for _, worker in workers if worker.bus_error and worker.bus_reached],
+        oldest_unsent_seconds=oldest,
+    )
     return BusHealth(
         status=status, meaning=meaning, action=action, kind=workers[0][1].bus if workers else None,
         error=errors[0] if errors else None, oldest_unsent_seconds=oldest, outboxes=outboxes,
@@ -136,9 +142,11 @@ def _bus(observations: Sequence[Observation]) -> BusHealth:
 
 def _consumers(observations: Sequence[Observation]) -> list[ConsumerHealth]:
     made = []
-    for seen in observations:
-        for each in seen.report.worker.consumers if seen.report and seen.report.worker else ():
-            status, meaning, action = domain.consumer(state=each.state, lag=each.lag, parked_keys=each.parked_keys)
+    for seen, worker in [(each, each.report.worker) for each in observations if each.report and each.report.worker]:
+        for each in worker.consumers:
+            status, meaning, action = domain.consumer(
+                state=each.state, lag=each.lag, parked_keys=each.parked_keys, bus_error=worker.bus_error
+            )
             made.append(
                 ConsumerHealth(
                     group=each.group,

@@ -35,7 +35,10 @@ UNAVAILABLE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the server went while asyncpg was in the middle of something
 )
-"""What a missing, full or restarting database raises; the edge answers 503 with ``Retry-After``."""
+"""What a missing, full or restarting database raises; the edge answers 503 with ``Retry-After``.
+
+One that is a ``ValueError`` as well (an ``InterfaceError``: a value that asyncpg cannot send) tells of no outage.
+"""
 
 
 class _Connection(asyncpg.Connection):
@@ -65,9 +68,13 @@ def role_of(service: str) -> str:
 
 def service_dsn(settings: Settings, service: str) -> str:
     """The admin DSN with the user and password replaced by those of the service's role."""
+    return role_dsn(settings, role_of(service))
+
+
+def role_dsn(settings: Settings, role: str) -> str:
+    """The admin DSN with the user and password replaced by those of a role of ours."""
     if settings.database_url is None:
         raise RuntimeError("DATABASE_URL is not set; 'guardian up' sets it to the embedded PostgreSQL")
-    role = role_of(service)
     parts = urlsplit(settings.database_url.get_secret_value())
     address = parts.netloc.rpartition("@")[2]
     credentials = f"{quote(role)}:{quote(settings.service_password(role))}"

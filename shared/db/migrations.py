@@ -8,7 +8,6 @@ bypasses row-level security, because a backfill under FORCE would touch no row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import asyncpg
 from alembic.config import Config
@@ -19,22 +18,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from shared.db.versions import head, migrations
+from shared.db.versions import OWNER, migrations, owner_dsn
 from shared.settings import Settings
 
-OWNER = "guardian_owner"
 EXTENSIONS = ("btree_gin", "pg_trgm")
 _ADVISORY_LOCK = 0x6775617264  # "guard"
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Migration:
-    """Where a service's schema stands: the version in the database and the newest one in the code."""
-
-    service: str
-    current: str | None
-    head: str | None
 
 
 def _role_sql(role: str, password: str, attributes: str) -> str:
@@ -83,12 +72,6 @@ def _admin_dsn(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def owner_dsn(settings: Settings) -> str:
-    """The DSN of the schemas' owner."""
-    url = make_url(_admin_dsn(settings)).set(username=OWNER, password=settings.service_password(OWNER))
-    return url.render_as_string(hide_password=False)
-
-
 def _config(service: str) -> Config:
     config = Config()
     config.set_main_option("script_location", str(migrations(service)))
@@ -134,19 +117,3 @@ def _upgrade(connection: Connection, service: str) -> None:
         # A running service says which version it finds, beside the one its code was written for.
         connection.execute(text(f"GRANT SELECT ON {service}.alembic_version TO svc_{service}"))
         connection.commit()
-
-
-async def status(settings: Settings, services: Sequence[str]) -> list[Migration]:
-    """The version of every service's schema beside the newest one."""
-    connection = await asyncpg.connect(owner_dsn(settings))
-    try:
-        return [Migration(service, await _current(connection, service), head(service)) for service in services]
-    finally:
-        await connection.close()
-
-
-async def _current(connection: asyncpg.Connection[asyncpg.Record], service: str) -> str | None:
-    if await connection.fetchval("SELECT to_regclass($1)", f"{service}.alembic_version") is None:
-        return None
-    version: str | None = await connection.fetchval(f"SELECT version_num FROM {service}.alembic_version")  # noqa: S608
-    return version

@@ -1,11 +1,54 @@
-"""The versions a service's migrations have, read from their files: a process that serves does without Alembic."""
+"""The version of every schema in the database and in the code, the latter read from the migrations' files.
+
+Whoever only asks, as every process does when it starts, does without Alembic.
+"""
+
+from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+import asyncpg
+
+from shared.db.database import role_dsn
+from shared.settings import Settings
+
+OWNER = "guardian_owner"
 _REVISION = re.compile(r'^(down_)?revision(?:: [^=]+)? = "([^"]+)"', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """Where a service's schema stands: the version in the database and the newest one in the code."""
+
+    service: str
+    current: str | None
+    head: str | None
+
+
+def owner_dsn(settings: Settings) -> str:
+    """The DSN of the schemas' owner."""
+    return role_dsn(settings, OWNER)
+
+
+async def status(settings: Settings, services: Sequence[str]) -> list[Migration]:
+    """The version of every service's schema beside the newest one."""
+    connection = await asyncpg.connect(owner_dsn(settings))
+    try:
+        return [Migration(service, await _current(connection, service), head(service)) for service in services]
+    finally:
+        await connection.close()
+
+
+async def _current(connection: asyncpg.Connection[asyncpg.Record], service: str) -> str | None:
+    if await connection.fetchval("SELECT to_regclass($1)", f"{service}.alembic_version") is None:
+        return None
+    version: str | None = await connection.fetchval(f"SELECT version_num FROM {service}.alembic_version")  # noqa: S608
+    return version
 
 
 def migrations(service: str) -> Path:

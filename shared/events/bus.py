@@ -6,6 +6,7 @@ one conformance suite holds the adapters to it, and ``BusFeatures`` declares whe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 from uuid import UUID
 
 from shared.db import Database
-from shared.events.envelope import CloudEvent
+from shared.events.envelope import CloudEvent, Sealed
 from shared.events.lease import Lease
 from shared.ids import NIL
 
@@ -30,6 +31,10 @@ class Fenced(Exception):
 
 class BusAway(ConnectionError):
     """The bus cannot be reached, and the message says how: nothing was lost, try again."""
+
+
+class WrongSetup(Exception):
+    """The bus is there, and something on it is not as events need it: nothing was lost, the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,14 @@ class Received:
     recorded_at: datetime | None = None
     traceparent: str | None = None
     """The trace of an entry that cannot be read, where its headers still tell it."""
+
+    @property
+    def identity(self) -> UUID:
+        """What the inbox knows it by: its event's id, or what stood where in the log."""
+        if self.event is not None:
+            return self.event.id
+        place = f"{self.topic}/{self.partition}/{self.position}/".encode()
+        return UUID(bytes=hashlib.blake2b(place + self.body, digest_size=16).digest())
 
     @property
     def organization_id(self) -> UUID:
@@ -99,6 +112,9 @@ class Bus(Protocol):
 
     async def stop(self) -> None: ...
 
+    async def check(self, topics: Sequence[str]) -> None:
+        """Raises ``BusAway`` or ``WrongSetup`` where events cannot pass through these topics."""
+
     async def append(self, topic: str, events: Sequence[CloudEvent]) -> None:
         """Append in order; when it returns, the events are as durable as the bus is."""
 
@@ -117,7 +133,13 @@ class Bus(Protocol):
         """Entries without a group: for watching and debugging. Ends at the present unless ``follow``."""
 
     async def prune(self, topic: str, older_than: datetime) -> int:
-        """Remove entries that are old and consumed by every group; how many. See ``BusFeatures.prunes``."""
+        """Remove entries that are old and consumed by every group; how many. See ``BusFeatures.prunes``.
+
+        A call may leave some, so that it ends in time: call again until it removes none.
+        """
+
+    async def oldest(self, topics: Sequence[str]) -> datetime | None:
+        """When the oldest entry that these topics still hold was recorded, at the latest; None when they are empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +158,11 @@ class AtomicRelay(Protocol):
         self, database: Database, topic: str, lease: Lease, limit: int, *, traces: bool = False
     ) -> Relayed | None:
         """Move up to ``limit`` events while ``lease`` is held; None when it is lost. ``traces``: tell them."""
+
+
+@runtime_checkable
+class Forwarder(Protocol):
+    """A bus that takes events as they lie in the outbox, which spares the relay reading them."""
+
+    async def forward(self, topic: str, events: Sequence[Sealed]) -> None:
+        """``append``, of sealed events."""

@@ -57,6 +57,12 @@ RETURNS bigint LANGUAGE sql STABLE AS $$
     (SELECT h.position FROM bus.head h WHERE h.topic = the_topic AND h.partition = the_partition), 0)
 $$;
 
+-- Bytes of an envelope, without unpacking what was not packed: batches are bounded by bytes, too.
+CREATE OR REPLACE FUNCTION bus.size(envelope json) RETURNS integer LANGUAGE sql STABLE AS $$
+  SELECT CASE WHEN pg_column_compression(envelope) IS NULL THEN pg_column_size(envelope)
+    ELSE octet_length(envelope::text) END
+$$;
+
 CREATE OR REPLACE FUNCTION bus.append(
   the_topic text, ids uuid[], organizations uuid[], types text[], keys text[], partitions integer[], envelopes json[]
 ) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus, pg_temp AS $$
@@ -86,21 +92,26 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION bus.prune(the_topic text, older_than timestamptz) RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, bus, pg_temp SET enable_seqscan = off AS $$
 DECLARE
   removed bigint;
 BEGIN
   IF session_user <> 'svc_' || split_part(the_topic, '.', 2) AND NOT pg_has_role(session_user, current_user, 'MEMBER')
   THEN RAISE insufficient_privilege USING MESSAGE = format('%s may not prune %s', session_user, the_topic);
   END IF;
-  -- What a group has not consumed yet stays, however old it is: a stopped consumer loses nothing.
+  -- What a group has not consumed yet stays, however old it is: a stopped consumer loses nothing. A call takes
+  -- the oldest thousand of each partition at most, so that it ends in time however much has gathered.
   WITH bounds AS (
-    SELECT h.partition, least(bus.position_at(the_topic, h.partition, older_than), min(c.position)) AS below
-    FROM head h LEFT JOIN cursor c ON c.topic = h.topic AND c.partition = h.partition
-    WHERE h.topic = the_topic GROUP BY h.partition
+    SELECT h.partition, o.first, least(o.first + 1000, min(c.position)) AS below
+    FROM head h CROSS JOIN LATERAL (
+      SELECT l.position AS first FROM log l WHERE l.topic = h.topic AND l.partition = h.partition
+      ORDER BY l.position LIMIT 1
+    ) o LEFT JOIN cursor c ON c.topic = h.topic AND c.partition = h.partition
+    WHERE h.topic = the_topic GROUP BY h.partition, o.first
   )
   DELETE FROM log l USING bounds b
-  WHERE l.topic = the_topic AND l.partition = b.partition AND l.position < b.below;
+  WHERE l.topic = the_topic AND l.partition = b.partition AND l.position >= b.first AND l.position < b.below
+    AND l.recorded_at < older_than;
   GET DIAGNOSTICS removed = ROW_COUNT;
   RETURN removed;
 END $$;
@@ -162,8 +173,10 @@ BEGIN
   -- the commit, so that whoever takes the lease over waits for this batch.
   PERFORM FROM leases WHERE name = the_lease AND owner = me AND epoch = my_epoch FOR UPDATE;
   IF NOT FOUND THEN moved := -1; RETURN; END IF;
-  WITH batch AS (SELECT seq FROM outbox ORDER BY seq LIMIT at_most),
-  taken AS (DELETE FROM outbox WHERE seq <= (SELECT max(seq) FROM batch) RETURNING *)
+  WITH batch AS (
+    SELECT seq, sum(bus.size(envelope)) OVER (ORDER BY seq ROWS UNBOUNDED PRECEDING) - bus.size(envelope) AS before
+    FROM outbox ORDER BY seq LIMIT at_most
+  ), taken AS (DELETE FROM outbox WHERE seq <= (SELECT max(seq) FROM batch WHERE before < 8000000) RETURNING *)
   SELECT bus.append(the_topic, array_agg(id ORDER BY seq), array_agg(organization_id ORDER BY seq),
                     array_agg(type ORDER BY seq), array_agg(key ORDER BY seq),
                     array_agg(partition ORDER BY seq), array_agg(envelope ORDER BY seq)),
@@ -181,18 +194,21 @@ LANGUAGE plpgsql SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   share integer;
+  bytes bigint;  -- of one partition, 8 MB of all; the first event always comes
 BEGIN
-  SELECT greatest(at_most / greatest(count(*), 1), 1) INTO share
+  SELECT greatest(at_most / greatest(count(*), 1), 1), 8000000 / greatest(count(*), 1) INTO share, bytes
   FROM bus.cursor c JOIN bus.head h ON h.topic = c.topic AND h.partition = c.partition
   WHERE c.consumer_group = the_group AND c.owner = me AND h.position > c.position;
   RETURN QUERY SELECT c.topic, c.partition, e.position, e.key, e.envelope::text, c.epoch
   FROM bus.cursor c JOIN bus.head h ON h.topic = c.topic AND h.partition = c.partition
   CROSS JOIN LATERAL (
-    SELECT l.position, l.key, l.envelope FROM bus.log l
+    SELECT l.position, l.key, l.envelope,
+      sum(bus.size(l.envelope)) OVER (ORDER BY l.position ROWS UNBOUNDED PRECEDING) - bus.size(l.envelope) AS before
+    FROM bus.log l
     WHERE l.topic = c.topic AND l.partition = c.partition AND l.position >= c.position
     ORDER BY l.position LIMIT share
   ) e
-  WHERE c.consumer_group = the_group AND c.owner = me AND h.position > c.position
+  WHERE c.consumer_group = the_group AND c.owner = me AND h.position > c.position AND e.before < bytes
   LIMIT at_most;
 END $$;
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 import structlog
@@ -23,15 +25,24 @@ import structlog
 from shared.buggify import buggify
 from shared.db import Database
 from shared.events import deadletters, metrics, wakeups
-from shared.events.bus import Bus, Fenced, Received, Subscription
+from shared.events.bus import Bus, Fenced, Received, Subscription, WrongSetup
 from shared.events.effects import ANY_TYPE, Effects
 from shared.events.effects import Handler as Handler
-from shared.events.failures import Backoff, Circuit, CircuitOpen, is_outage, is_passing
+from shared.events.failures import Backoff, Circuit, CircuitOpen, Hung, is_outage, is_passing
 from shared.events.tracing import Spans
 
 _REDRIVE_SECONDS = 5.0
+_SUSPECT_FOR_SECONDS = 60.0
 _UNDERSTOOD_SECONDS = 60.0
-_PRUNE_INBOX = "DELETE FROM inbox WHERE consumer = $1 AND processed_at < $2"
+# Hashed, not joined: a plan that looked through the dead letters for each row would not end in time.
+_PRUNE_INBOX = """
+DELETE FROM inbox WHERE ctid = ANY (ARRAY(
+  SELECT ctid FROM inbox WHERE consumer = $1 AND processed_at < $2 AND event_id NOT IN (
+    SELECT event_id FROM dead_letters WHERE consumer = $1 AND event_id IS NOT NULL)
+  LIMIT 10000))
+"""
+_SLACK = timedelta(days=1)
+"""Clocks of brokers and databases differ by less."""
 _log = structlog.get_logger(__name__)
 
 
@@ -47,6 +58,8 @@ class Tuning:
     longest_delay: float = 0.5
     patience: float = 1.0
     """Seconds within which one organisation's failing events of a batch are tried again in place."""
+    suspect_seconds: float = 1.0
+    """What the handler has for an organisation's runs for a minute after it hung over one; half after each more."""
 
 
 @dataclass(slots=True)
@@ -58,6 +71,10 @@ class _Lane:
     size: int
     done: int = 0
     patient_until: float = 0.0
+    seconds: float | None = None
+    """What the handler has for a run, once it hung over one."""
+    alone_until: int = 0
+    """Events before this one are handled alone: it hung over one of them."""
 
 
 class Consumer:
@@ -87,6 +104,8 @@ class Consumer:
         self.topics = list(topics)
         self.state: Literal["stopped", "running", "waiting", "circuit_open"] = "stopped"
         self.last_error: str | None = None
+        self.refused: str | None = None
+        """Why the bus does not let this member in, while it does not: what somebody has to change there."""
         self.circuit = circuit or Circuit()
         self._database = database
         self._bus = bus
@@ -95,6 +114,7 @@ class Consumer:
         self._understands = understands
         by_type = handlers if isinstance(handlers, Mapping) else {ANY_TYPE: handlers}
         self._effects = Effects(database, group, by_type, understands, Spans(database, bus.features.name))
+        self._hung: dict[UUID, float] = {}
         self._stopping = asyncio.Event()
         self._fetching: asyncio.Future[Sequence[Received]] | None = None
         self._redrives = wakeups.subscribe(deadletters.redrive_signal(group))
@@ -109,12 +129,16 @@ class Consumer:
         """Consume until stopped. An outage is waited out here, with the membership kept."""
         self._stopping.clear()
         backoff = Backoff(0.1, 5.0)
-        subscription = await self._bus.subscribe(self.group, self.topics, start=self._start)
+        try:
+            subscription = await self._bus.subscribe(self.group, self.topics, start=self._start)
+        except WrongSetup as error:
+            self.refused = str(error)
+            raise
         try:
             while not self._stopping.is_set():
                 try:
                     batch = await self._fetch(subscription)
-                    self.state = "running"
+                    self.state, self.refused = "running", None
                     if batch:
                         await self.process(batch)
                         buggify("consumer.effect")
@@ -156,7 +180,7 @@ class Consumer:
             if each.event is None or self._effects.handler(each.event.type) is not None:
                 organization = each.organization_id
                 if organization not in lanes:
-                    lanes[organization] = _Lane(organization, [], self._tuning.run_size)
+                    lanes[organization] = self._lane(organization)
                 lanes[organization].events.append(each)
         waiting = deque(lanes.values())
         while waiting:
@@ -165,6 +189,11 @@ class Consumer:
             if stopped is not None and self.circuit.state != "closed":
                 raise stopped
             waiting = deque(refused)
+
+    def _lane(self, organization: UUID) -> _Lane:
+        hung = self._hung.get(organization, -math.inf) > time.monotonic() - _SUSPECT_FOR_SECONDS
+        seconds = self._tuning.suspect_seconds if hung else None
+        return _Lane(organization, [], self._tuning.run_size, seconds=seconds)
 
     async def _take_turns(self, lanes: deque[_Lane]) -> tuple[CircuitOpen | None, list[_Lane]]:
         errors: list[Exception] = []
@@ -204,9 +233,12 @@ class Consumer:
                 done += 1
         return done
 
-    async def prune(self, older_than: Any) -> None:
-        """Forget inbox rows of events that are no longer in any log."""
-        await self._database.pool.execute(_PRUNE_INBOX, self.group, older_than)
+    async def prune(self, older_than: datetime) -> None:
+        """Forget inbox rows of events that no log holds any more: read again, they would have their effect again."""
+        held_since = await self._bus.oldest(self.topics)
+        before = min(older_than, held_since or older_than) - _SLACK
+        while await self._database.pool.execute(_PRUNE_INBOX, self.group, before) != "DELETE 0":
+            pass
 
     async def _fetch(self, subscription: Subscription) -> Sequence[Received]:
         self._fetching = asyncio.ensure_future(subscription.fetch(self._tuning.batch_size, wakeups.POLL_SECONDS))
@@ -224,6 +256,7 @@ class Consumer:
         if text != self.last_error:
             _log.warning("events_consumer_paused", group=self.group, error=text, circuit_open=stopped)
         self.last_error = text
+        self.refused = str(error) if isinstance(error, WrongSetup) else None
         self.state = "circuit_open" if stopped else "waiting"
         metrics.CIRCUIT.labels(self.group).set(self.circuit.state != "closed")
         with contextlib.suppress(TimeoutError):
@@ -231,12 +264,13 @@ class Consumer:
 
     async def _advance(self, lane: _Lane) -> None:
         """One run of a lane: its effect, or less of it next time, or the end of a single event's chances."""
-        run = lane.events[lane.done : lane.done + lane.size]
+        run = lane.events[lane.done : lane.done + (lane.size if lane.done >= lane.alone_until else 1)]
         try:
-            handled = await self._effects.apply(lane.organization, run)
+            handled = await self._effects.apply(lane.organization, run, lane.seconds)
         except Exception as error:
             if is_outage(error):
                 raise
+            self._suspect(lane, error, len(run))
             if len(run) > 1:
                 lane.size = len(run) // 2
                 return
@@ -247,6 +281,16 @@ class Consumer:
             self.circuit.succeeded(handled, lane.organization)
         lane.done += len(run)
 
+    def _suspect(self, lane: _Lane, error: Exception, count: int) -> None:
+        """Halving a run that hangs would cost the others its whole time again and again: go event by event, quickly."""
+        if isinstance(error, Hung):
+            least = self._tuning.suspect_seconds / 10
+            lane.seconds = self._tuning.suspect_seconds if lane.seconds is None else max(lane.seconds / 2, least)
+            lane.alone_until = max(lane.alone_until, lane.done + count)
+            now = time.monotonic()
+            self._hung = {each: at for each, at in self._hung.items() if at > now - _SUSPECT_FOR_SECONDS}
+            self._hung[lane.organization] = now
+
     async def _insist(self, lane: _Lane, received: Received, failure: Exception) -> int:
         """Try a failing event again in place while that may help, then put it aside; how many were handled."""
         clock, backoff = asyncio.get_running_loop(), Backoff(self._tuning.first_delay, self._tuning.longest_delay)
@@ -254,16 +298,17 @@ class Consumer:
         attempts = 1
         while is_passing(failure) and attempts < self._tuning.attempts and self.circuit.state == "closed":
             delay = backoff.next()
-            if clock.time() + delay > lane.patient_until:
+            if isinstance(failure, Hung) or clock.time() + delay > lane.patient_until:
                 break
             await asyncio.sleep(delay)
             attempts += 1
             metrics.RETRIES.labels(self.group).inc()
             try:
-                return await self._effects.apply(lane.organization, [received])
+                return await self._effects.apply(lane.organization, [received], lane.seconds)
             except Exception as error:
                 if is_outage(error):
                     raise
+                self._suspect(lane, error, 1)
                 failure = error
         self.last_error = repr(failure)
         self.circuit.failed(lane.organization, passing=is_passing(failure))

@@ -55,7 +55,16 @@ UPDATE dead_letters SET requested_at = now() WHERE consumer = $1 AND requested_a
       <= ($2::json ->> event_type)::numeric END)
 """
 _UNREQUEST = "UPDATE dead_letters SET requested_at = NULL WHERE consumer = $1 AND key = $2"
-_DISCARD = "DELETE FROM dead_letters WHERE consumer = $1 AND id = $2"
+# The inbox row may be as old as the dead letter: from now on it is kept like that of an event just handled.
+_DISCARD = """
+WITH gone AS (DELETE FROM dead_letters WHERE consumer = $1 AND id = $2 RETURNING event_id, organization_id),
+known AS (
+  INSERT INTO inbox (consumer, event_id, organization_id)
+  SELECT DISTINCT $1, id, organization_id FROM gone CROSS JOIN unnest(ARRAY[event_id, $3]) AS id WHERE id IS NOT NULL
+  ON CONFLICT (consumer, event_id) DO UPDATE SET processed_at = excluded.processed_at
+)
+SELECT count(*) FROM gone
+"""
 _COUNT = "SELECT count(*), count(DISTINCT key) FROM dead_letters WHERE consumer = $1"
 Reason = Literal["failed", "invalid", "parked", "unsupported"]
 """It kept failing, it cannot be read, it waits behind another of its key, or it is too new for this consumer."""
@@ -125,20 +134,26 @@ async def insert(session: Session, consumer: str, letters: Sequence[Letter]) -> 
 
 def _row(consumer: str, letter: Letter) -> tuple[Any, ...]:
     received, event = letter.received, letter.received.event
+    reason, body = letter.reason, received.body
+    if event is not None:
+        try:
+            body = event.to_json()
+        except Exception:  # whatever it is, an event that cannot be written must not stop those behind it
+            reason, body = "invalid", body or repr(event).encode(errors="replace")
     return (
         consumer,
         received.key,
         received.organization_id,
-        event.id if event else None,
+        received.identity,
         event.type if event else None,
         received.topic,
         received.partition,
         received.position,
-        letter.reason,
+        reason,
         _storable(letter.error),
         letter.attempts,
         _storable(letter.trace_id),
-        event.to_json() if event else received.body,
+        body,
     )
 
 
@@ -199,7 +214,7 @@ async def redrive(database: Database, consumer: str, *, key: str | None = None, 
 
 async def discard(database: Database, consumer: str, id: int) -> bool:  # noqa: A002
     """Drop one dead letter for good; False when there is none. What is parked behind it can be redriven."""
-    return await database.pool.execute(_DISCARD, consumer, id) == "DELETE 1"
+    return bool(await database.pool.fetchval(_DISCARD, consumer, id, None))
 
 
 async def requested_keys(database: Database, consumer: str) -> list[str]:
@@ -207,9 +222,9 @@ async def requested_keys(database: Database, consumer: str) -> list[str]:
     return [row["key"] for row in await database.pool.fetch(_REQUESTED, consumer)]
 
 
-async def handled_again(session: Session, consumer: str, id: int) -> None:  # noqa: A002
-    """A dead letter had its effect in this transaction."""
-    await session.connection.execute(_DISCARD, consumer, id)
+async def handled_again(session: Session, consumer: str, id: int, received: Received) -> None:  # noqa: A002
+    """A dead letter has its effect in this transaction."""
+    await session.connection.execute(_DISCARD, consumer, id, received.identity)
 
 
 async def failed_again(

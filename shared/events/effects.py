@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from shared.auth import Principal
@@ -23,7 +23,7 @@ from shared.events import deadletters, metrics
 from shared.events.bus import Received
 from shared.events.deadletters import Letter, Reason
 from shared.events.envelope import CloudEvent, InvalidEvent
-from shared.events.failures import is_outage
+from shared.events.failures import Hung, Retry, is_outage, names_no_database
 from shared.events.tracing import Spans
 from shared.logs import request_context
 
@@ -50,12 +50,28 @@ class _Undone(Exception):
     """Rolls a rehearsal back."""
 
 
-def _identity(received: Received) -> UUID:
-    """What the inbox knows an entry by: its event's id, or what stood where in the log."""
-    if received.event is not None:
-        return received.event.id
-    place = f"{received.topic}/{received.partition}/{received.position}/".encode()
-    return UUID(bytes=hashlib.blake2b(place + received.body, digest_size=16).digest())
+@contextlib.asynccontextmanager
+async def _limits(session: Session, seconds: float) -> AsyncIterator[None]:
+    """Ends a handler that hangs; a connection that it lost and that is not our database's is no outage of ours."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if limit.expired():
+            raise Hung(f"not done after {seconds:g} s") from error
+        raise
+    except Exception as error:
+        if names_no_database(error) and _is_open(session):
+            raise Retry(repr(error)) from error
+        raise
+
+
+def _is_open(session: Session) -> bool:
+    try:
+        return not session.connection.is_closed()
+    except asyncpg.InterfaceError:  # the pool took it back, which it does when it is lost
+        return False
 
 
 class Effects:
@@ -95,19 +111,22 @@ class Effects:
             return None
         service = self._group.partition(".")[0]
         return "unsupported", (
-            f"{fault}: deploy a release of {service} that reads it, which then handles it by itself, or ask for it "
-            f"with: guardian events redrive --group {self._group} --all"
+            f"{fault}. Where a newer release of {service} reads it, deploy that: it then handles it by itself. Where "
+            "none does, it is a mistake of its publisher: mend that, and drop this event."
         )
 
-    async def apply(self, organization: UUID, run: Sequence[Received]) -> int:
-        """Handle a run in one transaction; how many events the handler saw. Raises what the handler raises."""
+    async def apply(self, organization: UUID, run: Sequence[Received], seconds: float | None = None) -> int:
+        """Handle a run in one transaction; how many events the handler saw. Raises what the handler raises.
+
+        ``seconds`` is what the handler has, where that is less than usual; then it is ended, and this raises ``Hung``.
+        """
         refusals = [self.refusal(each) for each in run]
         ready: list[Received] = []
         letters: list[Letter] = []
         async with self._database.transaction(organization) as session:
             fresh, parked = await self.admit(session, organization, run, lock=any(refusals))
             for each, refusal in zip(run, refusals, strict=True):
-                identity = _identity(each)
+                identity = each.identity
                 if identity not in fresh:
                     continue
                 fresh.remove(identity)  # the same event twice in one run counts once
@@ -121,7 +140,7 @@ class Effects:
             if letters:
                 await deadletters.insert(session, self._group, letters)
             if ready:
-                await self._handle(session, organization, ready)
+                await self._handle(session, organization, ready, seconds)
         self._count(len(run), len(ready), letters)
         return len(ready)
 
@@ -139,7 +158,7 @@ class Effects:
         self, session: Session, organization: UUID, run: Sequence[Received], *, lock: bool = False
     ) -> tuple[set[UUID], set[str]]:
         """The entries of the run that were never claimed, and the keys of the run that are parked."""
-        ids = [_identity(each) for each in run]
+        ids = [each.identity for each in run]
         keys = list({each.key for each in run})
         rows = await session.connection.fetch(_ADMIT, self._group, organization, ids, keys)
         fresh = {row["event_id"] for row in rows if row["key"] is None}
@@ -168,7 +187,7 @@ class Effects:
                 if (refusal := self.refusal(received)) is not None:
                     reason, error = refusal
                     raise InvalidEvent(error)
-                await deadletters.handled_again(session, self._group, failed)
+                await deadletters.handled_again(session, self._group, failed, received)
                 await self._handle(session, organization, [received])
         except Exception as error:
             if is_outage(error) or failed is None:
@@ -213,12 +232,14 @@ class Effects:
                 raise _Undone
         return errors
 
-    async def _handle(self, session: Session, organization: UUID, run: Sequence[Received]) -> None:
+    async def _handle(
+        self, session: Session, organization: UUID, run: Sequence[Received], seconds: float | None = None
+    ) -> None:
         events = [each.event for each in run if each.event is not None]
         actor = Principal(organization, "system", self._group, request_id=events[0].correlationid or "")
-        seconds = metrics.PROCESS_SECONDS.labels(self._group)
-        with request_context(actor, events[0].traceparent), self._spans.processing(self._group, run), seconds.time():
-            async with asyncio.timeout(_HANDLER_SECONDS):
+        took = metrics.PROCESS_SECONDS.labels(self._group)
+        with request_context(actor, events[0].traceparent), self._spans.processing(self._group, run), took.time():
+            async with _limits(session, _HANDLER_SECONDS if seconds is None else seconds):
                 for handler, segment in groupby(events, lambda event: self.handler(event.type)):
                     if handler is not None:
                         await handler(session, list(segment))

@@ -23,6 +23,8 @@ _OPTIONAL = ("traceparent", "tracestate", "correlationid", "causationid", "autht
 _REQUIRED = ("id", "source", "type", "subject", "time", "dataschema", "partitionkey", "sequence", "tenantid")
 _STRINGS = (*_REQUIRED, "datacontenttype", *_OPTIONAL)
 _CONTENT_HEADER = ("content-type", CONTENT_TYPE.encode())
+_BRACKETS = 200
+"""With no more of them in a body it is not nested deeper than can be written again."""
 
 
 class InvalidEvent(Exception):
@@ -112,7 +114,9 @@ class CloudEvent:
             raise InvalidEvent(f"the event has {len(body)} bytes, more than {MAX_EVENT_BYTES}")
         try:
             values = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
+            if isinstance(body, bytes):  # text is what we wrote
+                _writable(body, values)
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
             raise InvalidEvent(f"not JSON: {error}") from None
         if not isinstance(values, dict):
             raise InvalidEvent("not a JSON object")
@@ -129,10 +133,11 @@ class CloudEvent:
         if len(body) > MAX_EVENT_BYTES:
             raise InvalidEvent(f"the event has {len(body)} bytes, more than {MAX_EVENT_BYTES}")
         try:
-            skip = len(prefix)
-            values = {name[skip:]: value.decode() for name, value in headers if value and name.startswith(prefix)}
+            known = _known(prefix)
+            values = {known[name]: value.decode() for name, value in headers if value and name in known}
             data = orjson.loads(body)
-        except (UnicodeDecodeError, orjson.JSONDecodeError) as error:
+            _writable(body, {"data": data})
+        except (UnicodeDecodeError, orjson.JSONDecodeError, orjson.JSONEncodeError) as error:
             raise InvalidEvent(f"not a CloudEvent in binary mode: {error}") from None
         if "\0" in "".join(values.values()):
             raise InvalidEvent("an attribute has a NUL character")
@@ -146,14 +151,16 @@ class CloudEvent:
             raise InvalidEvent("data is not a JSON object")
         get = values.get
         try:
+            organization, prefix = _organization(values["tenantid"])
+            subject = UUID(values["subject"])
             event = cls(
                 id=UUID(values["id"]),
                 source=values["source"],
                 type=values["type"],
-                subject=UUID(values["subject"]),
-                time=datetime.fromisoformat(values["time"]),
+                subject=subject,
+                time=_time(values["time"]),
                 dataschema=values["dataschema"],
-                organization_id=_organization(values["tenantid"]),
+                organization_id=organization,
                 partitionkey=values["partitionkey"],
                 sequence=int(values["sequence"]),
                 data=data,
@@ -168,11 +175,28 @@ class CloudEvent:
             event.version  # noqa: B018 (raises when the schema's version is no number)
         except KeyError as error:
             raise InvalidEvent(f"{error.args[0]} is missing") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InvalidEvent(f"an attribute is malformed: {error}") from None
-        if event.time.tzinfo is None:
-            raise InvalidEvent("time has no offset")
+        # A key of somebody else would park his record and break its order.
+        if event.partitionkey != prefix + str(subject):
+            raise InvalidEvent("partitionkey is not <tenantid>/<subject>")
         return event
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An event as it lies in the outbox: passed on without being read."""
+
+    partitionkey: str
+    partition: int
+    envelope: str
+
+    def to_binary(self) -> tuple[list[tuple[str, bytes]], bytes]:
+        """The binary form for Kafka, as ``CloudEvent.to_binary`` makes it."""
+        values = orjson.loads(self.envelope)
+        data = values.pop("data")
+        headers = [("ce_" + name, value.encode()) for name, value in values.items() if name != "datacontenttype"]
+        return [_CONTENT_HEADER, *headers], orjson.dumps(data)
 
 
 @cache
@@ -182,4 +206,28 @@ def _headers(prefix: str) -> tuple[tuple[str, bytes], list[str], list[tuple[str,
     return (prefix + "specversion", b"1.0"), [prefix + name for name in _REQUIRED], optional
 
 
-_organization = lru_cache(4096)(UUID)  # few organisations have most events
+@cache
+def _known(prefix: str) -> dict[str, str]:
+    """The attributes we read, by their headers."""
+    return {prefix + name: name for name in ("specversion", *_STRINGS)}
+
+
+def _writable(body: bytes, value: Any) -> None:
+    """Raises ``JSONEncodeError`` for what is nested so deeply that it can be read and not written."""
+    if body.count(b"{") + body.count(b"[") > _BRACKETS:
+        orjson.dumps(value)
+
+
+def _time(text: str) -> datetime:
+    """A moment in UTC; one that UTC has no year for raises ``OverflowError``."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("time has no offset")
+    return moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+
+
+@lru_cache(4096)  # few organisations have most events
+def _organization(text: str) -> tuple[UUID, str]:
+    """The organisation, and what the keys of its events begin with."""
+    organization = UUID(text)
+    return organization, f"{organization}/"

@@ -35,6 +35,10 @@ class Retry(Exception):
     """Raised by a handler: try this event again shortly (something outside did not answer)."""
 
 
+class Hung(TimeoutError):
+    """A handler did not end in the time it had, and was ended."""
+
+
 class CircuitOpen(Exception):
     """Most events fail: the consumer stops, rather than put everything among the dead letters."""
 
@@ -50,6 +54,13 @@ def is_outage(error: BaseException | None) -> bool:
         # "connection is closed", "pool is closing": not a mistake in a call, nor a value that does not fit
         return "clos" in str(error) and not isinstance(error, ValueError)
     return isinstance(error, _OUTAGE)
+
+
+def names_no_database(error: BaseException) -> bool:
+    """An outage by its type, and nothing in it says of what: a handler may have connected to anything."""
+    if isinstance(error, BaseExceptionGroup):
+        return is_outage(error) and not any(is_outage(e) and not names_no_database(e) for e in error.exceptions)
+    return is_outage(error) and isinstance(error, (OSError, ServiceUnavailable))
 
 
 def is_passing(error: BaseException) -> bool:

@@ -31,19 +31,26 @@ class Lease:
         self._database = database
         self._seconds = seconds
         self._renewed = 0.0
+        self._renewed_at = 0.0
 
     @property
     def held(self) -> bool:
         """Whether it was ours when last looked at."""
         return self.epoch is not None
 
+    @property
+    def lasts(self) -> bool:
+        """Whether it cannot have run out yet; both clocks count, as one of them may stop while the machine sleeps."""
+        passed = max(time.monotonic() - self._renewed, time.time() - self._renewed_at)
+        return self.held and passed < self._seconds
+
     async def hold(self) -> bool:
         """Take or renew the lease; False while somebody else has it."""
-        now = time.monotonic()
+        now, now_at = time.monotonic(), time.time()
         if self.epoch is not None and now - self._renewed < self._seconds / 3:
             return True
         self.epoch = await self._database.pool.fetchval(_HOLD, self.name, self.owner, timedelta(seconds=self._seconds))
-        self._renewed = now
+        self._renewed, self._renewed_at = now, now_at
         return self.epoch is not None
 
     def lost(self) -> None:

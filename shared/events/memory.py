@@ -31,6 +31,9 @@ class MemoryBus:
     async def stop(self) -> None:
         """Nothing to close."""
 
+    async def check(self, topics: Sequence[str]) -> None:
+        """It is always there."""
+
     async def append(self, topic: str, events: Sequence[CloudEvent]) -> None:
         now = clock.now()
         for event in events:
@@ -103,6 +106,10 @@ class MemoryBus:
             self._removed[place] = self._removed.get(place, 0) + count
             removed += count
         return removed
+
+    async def oldest(self, topics: Sequence[str]) -> datetime | None:
+        first = [log[0].recorded_at for (topic, _), log in self._logs.items() if topic in topics and log]
+        return min((each for each in first if each is not None), default=None)
 
     def end(self, place: Partition) -> int:
         """The position the next entry gets."""

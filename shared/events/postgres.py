@@ -62,6 +62,11 @@ CROSS JOIN LATERAL (
   ORDER BY l.position LIMIT $4
 ) e ORDER BY e.recorded_at, e.topic, e.partition, e.position
 """
+_OLDEST = """
+SELECT min(o.recorded_at) FROM bus.head h CROSS JOIN LATERAL (
+  SELECT l.recorded_at FROM bus.log l WHERE l.topic = h.topic AND l.partition = h.partition ORDER BY l.position LIMIT 1
+) o WHERE h.topic = ANY ($1::text[])
+"""
 _log = structlog.get_logger(__name__)
 
 
@@ -101,6 +106,9 @@ class PostgresBus:
             await asyncio.gather(self._beats, return_exceptions=True)
             await self.post.close()
             await self.database.close()
+
+    async def check(self, topics: Sequence[str]) -> None:
+        """Nothing: the log is in the database, which says for itself when it is away."""
 
     async def append(self, topic: str, events: Sequence[CloudEvent]) -> None:
         await self.database.pool.execute(
@@ -168,6 +176,10 @@ class PostgresBus:
     async def prune(self, topic: str, older_than: datetime) -> int:
         removed: int = await self.database.pool.fetchval("SELECT bus.prune($1, $2)", topic, older_than)
         return removed
+
+    async def oldest(self, topics: Sequence[str]) -> datetime | None:
+        found: datetime | None = await self.database.pool.fetchval(_OLDEST, list(topics))
+        return found
 
     def forget(self, member: _Member) -> None:
         """Stop keeping a member alive."""

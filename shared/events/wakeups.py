@@ -128,10 +128,11 @@ class Post:
             await connection.add_listener(CHANNEL, self._heard)
             self.connected = True
             backoff.reset()
-            due = 0.0
+            due = sent = 0.0
             while True:
                 if self._pending:
                     names, self._pending = self._pending, set()
+                    sent = time.monotonic()
                     await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, ",".join(sorted(names)))
                 if time.monotonic() >= due:
                     due = time.monotonic() + POLL_SECONDS
@@ -139,7 +140,8 @@ class Post:
                 self._wanted.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wanted.wait(), max(due - time.monotonic(), 0.01))
-                    await asyncio.sleep(_COALESCE_SECONDS)
+                    # The first hint after a pause goes at once; those that follow soon go together.
+                    await asyncio.sleep(max(sent + _COALESCE_SECONDS - time.monotonic(), 0))
         finally:
             connection.terminate()
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import structlog
 
@@ -16,7 +16,7 @@ from shared.db import Database
 from shared.db.database import UNAVAILABLE
 from shared.errors import ServiceUnavailable
 from shared.events import deadletters, metrics
-from shared.events.bus import AtomicRelay, Bus, BusAway
+from shared.events.bus import AtomicRelay, Bus, BusAway, WrongSetup
 from shared.events.consumer import Consumer
 from shared.events.failures import Backoff, is_outage
 from shared.events.lease import Lease
@@ -24,7 +24,6 @@ from shared.events.partition import topic_of
 from shared.events.relay import Relay
 from shared.events.wakeups import Post
 
-RETENTION = timedelta(days=7)
 STOP_SECONDS = 5.0
 _HOUSEKEEPING_SECONDS = 3600.0
 _REFRESH_SECONDS = 10.0
@@ -55,11 +54,11 @@ class TaskState:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerStatus:
-    """One group. ``state`` is ``elsewhere`` where its tasks run in another process; ``lag`` is the last one known."""
+    """One group. ``state`` is ``elsewhere`` where its tasks run in another process; ``lag`` is None while unknown."""
 
     group: str
     state: str
-    lag: int
+    lag: int | None
     dead_letters: int
     parked_keys: int
     last_error: str | None
@@ -73,7 +72,9 @@ class WorkerStatus:
     ready: bool
     bus: str
     bus_error: str | None
-    """Why the bus cannot be reached; None when it can."""
+    """Why events cannot pass through the bus; None when they can."""
+    bus_reached: bool
+    """Whether it answers: then ``bus_error`` says what is not as events need it."""
     relay_active: bool | None
     """Whether this process has the relay's lease; None for a service that publishes nothing."""
     unsent: int
@@ -92,7 +93,7 @@ class Worker:
     running: ClassVar[dict[str, Worker]] = {}
     """The workers of this process, started or observing, by the address of their database: for the status."""
 
-    _without_bus: ClassVar[set[Worker]] = set()
+    _without_bus: ClassVar[dict[Worker, str]] = {}
 
     def __init__(
         self,
@@ -102,20 +103,19 @@ class Worker:
         relay: Relay | None = None,
         consumers: Sequence[Consumer] = (),
         jobs: Sequence[Job] = (),
-        retention: timedelta = RETENTION,
     ) -> None:
         self.service = database.service
         self.relay = relay
         self.consumers = list(consumers)
         self._database = database
         self._bus = bus
-        self._retention = retention
+        self._retention = timedelta(days=database.settings.event_retention_days)
         self._jobs = [*jobs, Job("housekeeping", _HOUSEKEEPING_SECONDS, self._prune)]
         self._leases: list[Lease] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._states: dict[str, TaskState] = {}
         self._lags: dict[str, int] = {}
-        self._bus_error: str | None = None
+        self._bus_error: Exception | None = None
         self._looking: asyncio.Task[None] | None = None
         self._post: Post | None = None
 
@@ -141,7 +141,7 @@ class Worker:
     async def stop(self, timeout: float = STOP_SECONDS) -> None:
         """Finish the batches in hand (for at most ``timeout`` seconds), give leases up, close."""
         self.running.pop(self._database.dsn, None)
-        self._without_bus.discard(self)
+        self._without_bus.pop(self, None)
         for consumer in self.consumers:
             consumer.stop()
         if self.relay is not None:
@@ -181,26 +181,28 @@ class Worker:
     async def status(self) -> WorkerStatus:
         """Measure now: lag of each group, age of the oldest unsent event.
 
-        Raises when the database is away. A bus that is away is said in ``bus_error``.
+        Raises when the database is away. A bus that is away, or set up wrong, is said in ``bus_error``.
         """
         await self._look_at_bus()
         oldest = await self.relay.oldest_unsent_seconds() if self.relay else 0.0
         metrics.OUTBOX_AGE.labels(self.service).set(oldest)
         consumers = []
         for consumer in self.consumers:
-            group, lag = consumer.group, self._lags.get(consumer.group, 0)
+            group, lag = consumer.group, None if self._bus_error else self._lags.get(consumer.group)
             dead, parked = await deadletters.counts(self._database, group)
-            metrics.LAG.labels(group).set(lag)
+            if lag is not None:
+                metrics.LAG.labels(group).set(lag)
             metrics.DEAD.labels(group).set(dead)
             state = consumer.state if self._tasks else "elsewhere"
-            if state == "stopped" and self._bus_error:
-                state = "waiting"
+            if state == "stopped" and self._states[f"consumer:{group}"].state != "stopped":
+                state = "waiting"  # it is about to join, or to try that again
             consumers.append(ConsumerStatus(group, state, lag, dead, parked, consumer.last_error))
         return WorkerStatus(
             service=self.service,
             ready=self.ready,
             bus=self._bus.features.name,
-            bus_error=self._bus_error,
+            bus_error=str(self._bus_error) or repr(self._bus_error) if self._bus_error else None,
+            bus_reached=self._bus_error is None or isinstance(self._bus_error, WrongSetup),
             relay_active=self.relay.active if self.relay else None,
             unsent=await self.relay.unsent() if self.relay else 0,
             oldest_unsent_seconds=oldest,
@@ -230,8 +232,8 @@ class Worker:
                 if loop.time() - started > 30:
                     backoff.reset()
                 text = repr(error)
-                if isinstance(error, BusAway):
-                    self._bus_is_away(str(error))
+                if isinstance(error, (BusAway, WrongSetup)):
+                    self._note_bus(error)
                 elif text != state.last_error:
                     trace = not is_outage(error)
                     _log.warning("worker_task_failed", service=self.service, task=name, error=text, exc_info=trace)
@@ -261,28 +263,31 @@ class Worker:
         try:
             await self._measure()
         except Exception as error:
-            self._bus_is_away(str(error) or repr(error))
+            self._note_bus(error)
         else:
-            self._bus_is_away(None)
+            refused = next((each.refused for each in self.consumers if each.refused), None)
+            self._note_bus(WrongSetup(refused) if refused else None)
 
     async def _measure(self) -> None:
         # A service without consumers asks for a group nobody is in, to hear whether anybody answers.
         for group in [consumer.group for consumer in self.consumers] or [self.service]:
             self._lags[group] = sum((await self._bus.lag(group)).values())
+        topics = {topic for consumer in self.consumers for topic in consumer.topics}
+        await self._bus.check(sorted(topics | ({self.relay.topic} if self.relay else set())))
 
-    def _bus_is_away(self, why: str | None) -> None:
-        """Remember it, and say it once for all workers of the process."""
-        name, away = self._bus.features.name, self._without_bus
-        was_away, self._bus_error = bool(away), why
-        if why is None:
-            away.discard(self)
-        else:
-            away.add(self)
-        if away and not was_away:
-            text = f"The event bus cannot be reached; events wait in the outboxes until it can. {why}"
-            _log.warning("bus_away", bus=name, message=text)
-        elif was_away and not away:
-            _log.warning("bus_back", bus=name, message="The event bus can be reached again.")
+    def _note_bus(self, error: Exception | None) -> None:
+        """Remember whether events can pass, and say it once for all workers of the process."""
+        name, without = self._bus.features.name, self._without_bus
+        before, self._bus_error = dict(without), error
+        without.pop(self, None)
+        if error is not None:
+            # What has to be mended is said in each case; how exactly nobody answers is not.
+            without[self] = str(error) if isinstance(error, WrongSetup) else ""
+            if without[self] not in before.values():
+                text = f"Events cannot pass through the bus; they wait in the outboxes until they can. {error}"
+                _log.warning("bus_away", bus=name, message=text)
+        elif before and not without:
+            _log.warning("bus_back", bus=name, message="Events pass through the bus again.")
 
     def _runner(self, job: Job) -> Callable[[], Awaitable[None]]:
         lease = Lease(self._database, f"job:{job.name}", seconds=max(3 * job.every, 30.0))
@@ -297,9 +302,11 @@ class Worker:
         return run
 
     async def _prune(self) -> None:
-        """Old log entries go once every group has them; inbox rows a day after their events."""
-        before: Any = clock.now() - self._retention
-        if self.relay is not None:
-            await self._bus.prune(topic_of(self.service), before)
-        for consumer in self.consumers:
-            await consumer.prune(before - timedelta(days=1))
+        """Old log entries go once every group has them; inbox rows a day after the log has lost their events."""
+        before = clock.now() - self._retention
+        with contextlib.suppress(BusAway, WrongSetup):  # what cannot be known to be gone is kept until the next time
+            if self.relay is not None:
+                while await self._bus.prune(topic_of(self.service), before):
+                    pass
+            for consumer in self.consumers:
+                await consumer.prune(before)

@@ -53,7 +53,6 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 _BY_STATUS = {p.status: p for p in Problem.__subclasses__()}
 _BAD_VALUES = (
-    asyncpg.DataError,
     asyncpg.exceptions.DataError,
     asyncpg.CharacterNotInRepertoireError,
     asyncpg.UntranslatableCharacterError,
@@ -85,7 +84,7 @@ def problem_of(error: Exception) -> Problem:
         problem = kind(str(error.detail), headers=error.headers)
         problem.status = error.status_code
         return problem
-    if isinstance(error, _BAD_VALUES):
+    if isinstance(error, _BAD_VALUES) or (isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)):
         return errors.ValidationFailed("A value cannot be stored: it is out of range or holds a NUL character.")
     if isinstance(error, asyncpg.UniqueViolationError):
         return errors.Conflict("A resource with the same unique value exists already.", code="already_exists")

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.protocol.metadata import MetadataRequest
 
+from shared import clock
 from shared.events.bus import BusAway, BusFeatures, Moment, Partition, Received
-from shared.events.envelope import CloudEvent
+from shared.events.envelope import CloudEvent, Sealed
 from shared.events.kafka.cluster import CALL_SECONDS, EARLIEST, LATEST, Cluster, connection
+from shared.events.kafka.lenient import getmany
 from shared.events.kafka.member import BEAT_SECONDS, SESSION_SECONDS, Member, consumer_options, dispose
 from shared.events.kafka.mover import move
 from shared.events.kafka.producer import Producer
 from shared.events.kafka.records import received
 from shared.events.kafka.topics import Topics
-from shared.events.partition import PARTITIONS
+from shared.events.partition import PARTITIONS, partition_of
 from shared.settings import Settings
 
 _SUBSCRIBE_SECONDS = 20.0
@@ -56,16 +58,16 @@ class KafkaBus:
             await self._producer.close()
             await self._cluster.close()
 
-    async def check(self) -> str | None:
-        """Why the brokers cannot be reached now, in a sentence; None when they can."""
-        try:
-            await self._cluster.send(MetadataRequest([]))
-        except BusAway as error:
-            return str(error)
-        return None
+    async def check(self, topics: Sequence[str]) -> None:
+        await self._cluster.send(MetadataRequest([]))  # topics that were right once are not looked at again
+        for topic in topics:
+            await self._topics.ensure(topic)
 
     async def append(self, topic: str, events: Sequence[CloudEvent]) -> None:
-        await self._producer.append(topic, events)
+        await self._producer.append(topic, [(partition_of(event.partitionkey), event) for event in events])
+
+    async def forward(self, topic: str, events: Sequence[Sealed]) -> None:
+        await self._producer.append(topic, [(event.partition, event) for event in events])
 
     async def subscribe(
         self, group: str, topics: Sequence[str], *, start: Literal["earliest", "latest"] = "earliest"
@@ -107,7 +109,7 @@ class KafkaBus:
         names = {await self._topics.ensure(topic): topic for topic in topics}
         places = [TopicPartition(name, number) for name in names for number in range(PARTITIONS)]
         ends = await self._positions(places, "latest")
-        starts = ends if since == "latest" else await self._positions(places, since)
+        at = dict(ends if since == "latest" else await self._positions(places, since))
         consumer = AIOKafkaConsumer(
             **self._options,
             enable_auto_commit=False,
@@ -119,9 +121,12 @@ class KafkaBus:
             await consumer.start()
             consumer.assign(places)
             for place in places:
-                consumer.seek(place, starts[place])
+                consumer.seek(place, at[place])
             while True:
-                batches = await consumer.getmany(timeout_ms=int(_READ_SECONDS * 1000), max_records=1000)
+                batches = await getmany(
+                    consumer, self._cluster, at.copy, timeout_ms=int(_READ_SECONDS * 1000), max_records=1000
+                )
+                at.update({place: await consumer.position(place) for place in batches})
                 for record in sorted((each for batch in batches.values() for each in batch), key=_recorded):
                     yield received(names[record.topic], record)
                 if not follow and all([await consumer.position(place) >= ends[place] for place in places]):
@@ -132,6 +137,15 @@ class KafkaBus:
     async def prune(self, topic: str, older_than: datetime) -> int:  # noqa: ARG002
         """Nothing: the topic's retention does it (see ``BusFeatures.prunes``)."""
         return 0
+
+    async def oldest(self, topics: Sequence[str]) -> datetime | None:
+        names = [await self._topics.ensure(topic) for topic in topics]
+        places = [TopicPartition(name, number) for name in names for number in range(PARTITIONS)]
+        # Asked for rather than reckoned: Kafka deletes by segments, so that entries outlive their retention.
+        found = await self._cluster.find(dict.fromkeys(places, 0))
+        times = [time for time, offset in found.values() if offset >= 0]
+        now = int(clock.now().timestamp() * 1000)  # whoever else writes there may give any time
+        return datetime.fromtimestamp(min(now, *times) / 1000, UTC) if times else None
 
     async def _positions(self, places: Sequence[TopicPartition], to: Moment) -> dict[TopicPartition, int]:
         ends = await self._cluster.offsets(dict.fromkeys(places, EARLIEST if to == "earliest" else LATEST))

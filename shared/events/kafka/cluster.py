@@ -40,7 +40,7 @@ logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def connection(settings: Settings, client_id: str) -> dict[str, Any]:
-    """The options every aiokafka client takes; wrong security settings raise a ``ValueError`` that says which."""
+    """The options every aiokafka client takes; ``Settings`` has refused what cannot work."""
     protocol = settings.kafka_security_protocol
     options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
@@ -48,26 +48,16 @@ def connection(settings: Settings, client_id: str) -> dict[str, Any]:
         "security_protocol": protocol,
     }
     if protocol.startswith("SASL"):
-        if settings.kafka_sasl_username is None or settings.kafka_sasl_password is None:
-            raise ValueError(f"KAFKA_SECURITY_PROTOCOL={protocol} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
+        assert settings.kafka_sasl_password is not None
         options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_sasl_username
         options["sasl_plain_password"] = settings.kafka_sasl_password.get_secret_value()
     if protocol.endswith("SSL"):
-        files = {
-            "KAFKA_SSL_CAFILE": settings.kafka_ssl_cafile,
-            "KAFKA_SSL_CERTFILE": settings.kafka_ssl_certfile,
-            "KAFKA_SSL_KEYFILE": settings.kafka_ssl_keyfile,
-        }
-        try:
-            options["ssl_context"] = create_ssl_context(
-                cafile=settings.kafka_ssl_cafile,
-                certfile=settings.kafka_ssl_certfile,
-                keyfile=settings.kafka_ssl_keyfile,
-            )
-        except OSError as error:  # ssl.SSLError is one
-            named = ", ".join(f"{name}={path}" for name, path in files.items() if path is not None)
-            raise ValueError(f"the files named by {named} cannot be used: {error}") from error
+        options["ssl_context"] = create_ssl_context(
+            cafile=settings.kafka_ssl_cafile,
+            certfile=settings.kafka_ssl_certfile,
+            keyfile=settings.kafka_ssl_keyfile,
+        )
     return options
 
 
@@ -138,8 +128,12 @@ class Cluster:
 
     async def offsets(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
         """The offset of the first entry at or after a time (milliseconds, ``EARLIEST``, ``LATEST``); -1 for none."""
+        return {place: offset for place, (_, offset) in (await self.find(times)).items()}
 
-        async def ask(client: AIOKafkaClient) -> dict[TopicPartition, int]:
+    async def find(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, tuple[int, int]]:
+        """``offsets``, each after the time of its entry (-1 where the question was not one for a time)."""
+
+        async def ask(client: AIOKafkaClient) -> dict[TopicPartition, tuple[int, int]]:
             by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
             for place, time in times.items():
                 leader = client.cluster.leader_for_partition(place)
@@ -151,11 +145,11 @@ class Cluster:
             for leader, topics in by_leader.items():
                 response = await client.send(leader, OffsetRequest(-1, _READ_COMMITTED, list(topics.items())))
                 for topic, partitions in response.topics:
-                    for partition, error_code, _, offset in partitions:
+                    for partition, error_code, time, offset in partitions:
                         if error_code:
                             client.force_metadata_update()
                         _check(error_code)
-                        found[TopicPartition(topic, partition)] = offset
+                        found[TopicPartition(topic, partition)] = time, offset
             return found
 
         return await self.call(ask) if times else {}

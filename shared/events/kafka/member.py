@@ -28,9 +28,10 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.commit import OffsetCommitRequest
 
-from shared.events.bus import BusAway, Fenced, Received
+from shared.events.bus import BusAway, Fenced, Received, WrongSetup
 from shared.events.kafka.assignor import Assignor
 from shared.events.kafka.cluster import CALL_SECONDS, EARLIEST, LATEST, Cluster
+from shared.events.kafka.lenient import getmany
 from shared.events.kafka.records import received
 from shared.events.kafka.topics import Topics
 
@@ -47,8 +48,8 @@ Generation = tuple[int, str]
 """Number of a generation and the id of the member in it."""
 
 
-class WrongGroup(Exception):
-    """The group is in use by consumers of another kind; the message says what to do."""
+class WrongGroup(WrongSetup):
+    """The group is in use by consumers of another kind."""
 
 
 def consumer_options(options: Mapping[str, Any], beat_seconds: float) -> dict[str, Any]:
@@ -270,7 +271,9 @@ class Member:
         generation = self._generation
 
         async def take(count: int, *places: TopicPartition, wait: float = 0.0) -> int:
-            batch = await consumer.getmany(*places, timeout_ms=int(wait * 1000), max_records=count)
+            batch = await getmany(
+                consumer, self._cluster, self._positions, *places, timeout_ms=int(wait * 1000), max_records=count
+            )
             if self._generation != generation:
                 return 0  # of a new generation that does not know its positions yet: they come again
             for place, records in batch.items():
@@ -289,6 +292,10 @@ class Member:
                 left -= await take(min(share, left), place)
         if left > 0:
             await take(left)
+
+    def _positions(self) -> dict[TopicPartition, int]:
+        """Where to go on in each partition."""
+        return self._committed | {place: after for place, (_, after) in self._handed.items()}
 
     def _rewind(self) -> None:
         """What was handed out and not committed comes again."""

@@ -14,10 +14,9 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaProducer
 
-from shared.events.envelope import CloudEvent
+from shared.events.envelope import CloudEvent, Sealed
 from shared.events.kafka.cluster import CALL_SECONDS, Cluster
 from shared.events.kafka.topics import BATCH_BYTES, Topics
-from shared.events.partition import partition_of
 
 _ROUND_SECONDS = 5.0
 """A round that is not answered by then has failed: shorter than a relay's lease."""
@@ -36,11 +35,11 @@ class Producer:
         self._turn = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def append(self, topic: str, events: Sequence[CloudEvent]) -> None:
-        """Append in order; whatever it raises, the caller repeats from the first event."""
-        lanes: dict[int, deque[CloudEvent]] = {}
-        for event in events:
-            lanes.setdefault(partition_of(event.partitionkey), deque()).append(event)
+    async def append(self, topic: str, events: Sequence[tuple[int, CloudEvent | Sealed]]) -> None:
+        """Append to their partitions, in order; whatever it raises, the caller repeats from the first event."""
+        lanes: dict[int, deque[CloudEvent | Sealed]] = {}
+        for partition, event in events:
+            lanes.setdefault(partition, deque()).append(event)
         async with self._turn:
             try:
                 name = await self._topics.ensure(topic)
@@ -73,7 +72,7 @@ class Producer:
                 await self._producer.start()
         return self._producer
 
-    async def _round(self, producer: AIOKafkaProducer, name: str, lanes: dict[int, deque[CloudEvent]]) -> None:
+    async def _round(self, producer: AIOKafkaProducer, name: str, lanes: dict[int, deque[CloudEvent | Sealed]]) -> None:
         sent = []
         async with asyncio.timeout(_ROUND_SECONDS):
             for partition, lane in list(lanes.items()):

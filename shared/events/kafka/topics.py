@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from aiokafka.admin.config_resource import ConfigResourceType
@@ -18,7 +19,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from shared.events.bus import BusAway
+from shared.events.bus import BusAway, WrongSetup
 from shared.events.envelope import MAX_EVENT_BYTES
 from shared.events.kafka.cluster import CALL_SECONDS, Cluster
 from shared.events.partition import PARTITIONS
@@ -31,8 +32,8 @@ _DAY = 86_400_000
 _PREFIX = "guardian"
 
 
-class WrongTopic(Exception):
-    """A topic is there and is not what events need; the message says what to do."""
+class WrongTopic(WrongSetup):
+    """A topic is there and is not what events need, or is not there and cannot be made."""
 
 
 class Topics:
@@ -41,7 +42,17 @@ class Topics:
     def __init__(self, cluster: Cluster, prefix: str, retention_days: int) -> None:
         self._cluster = cluster
         self._prefix = prefix
-        self._retention = retention_days * _DAY
+        retention = retention_days * _DAY
+        self._wanted = {
+            "cleanup.policy": "delete",
+            "retention.ms": str(retention),
+            "retention.bytes": "-1",
+            "segment.ms": str(_DAY),  # only whole segments are removed: what is kept longer is at most a day's
+            "max.message.bytes": str(_MESSAGE_BYTES),
+            "compression.type": "uncompressed",  # whatever others write with: we cannot unpack every codec
+            # Times of one clock: a producer's clock that is wrong would delete events early, or keep them.
+            "message.timestamp.type": "LogAppendTime",
+        }
         self._ready: set[str] = set()
         self._making = asyncio.Lock()
 
@@ -74,16 +85,7 @@ class Topics:
         return name
 
     async def _make(self, name: str) -> None:
-        settings = {
-            "cleanup.policy": "delete",
-            "retention.ms": str(self._retention),
-            "retention.bytes": "-1",
-            "max.message.bytes": str(_MESSAGE_BYTES),
-            "compression.type": "uncompressed",  # whatever others write with: we cannot unpack every codec
-            # Times of one clock: a producer's clock that is wrong would delete events early, or keep them.
-            "message.timestamp.type": "LogAppendTime",
-        }
-        wanted: list[Any] = [(name, PARTITIONS, -1, [], list(settings.items()))]
+        wanted: list[Any] = [(name, PARTITIONS, -1, [], list(self._wanted.items()))]
         request = CreateTopicsRequest(wanted, int(CALL_SECONDS * 1000), False)
 
         async def ask(client: AIOKafkaClient) -> Any:
@@ -103,41 +105,51 @@ class Topics:
                 raise
             raise WrongTopic(
                 f"The Kafka topic {name} does not exist and this client may not make it. Make it with: "
-                f"{self._tool('topics')} --create --topic {name} --partitions {PARTITIONS}"
+                f"{self._tool('topics')} --create --topic {name} --partitions {PARTITIONS} "
+                + " ".join(f"--config {key}={value}" for key, value in self._wanted.items())
             ) from error
         if count != PARTITIONS:
             raise WrongTopic(
                 f"The Kafka topic {name} has {count} partitions, and events need {PARTITIONS}. Remove it, with the "
-                f"events it holds ({self._tool('topics')} --delete --topic {name}), or set KAFKA_PREFIX to a name "
-                "that no topic begins with."
+                f"events it holds, and it is made anew: {self._tool('topics')} --delete --topic {name}{self._anew()}. "
+                "Or set KAFKA_PREFIX to a name that no topic begins with."
             )
         wrong = self._differences(await self._settings(name))
         if wrong:
-            change = ",".join(f"{key}={value}" for key, (_, value) in wrong.items())
-            hint = " (or set GUARDIAN_EVENT_RETENTION_DAYS to what it keeps)" if "retention.ms" in wrong else ""
+            change = ",".join(f"{key}={self._wanted[key]}" for key in wrong)
+            days = int(wrong.get("retention.ms", 0)) > 0
+            hint = " Or set GUARDIAN_EVENT_RETENTION_DAYS to what it keeps." if days else ""
             raise WrongTopic(
-                f"The Kafka topic {name} has {', '.join(f'{key}={found}' for key, (found, _) in wrong.items())}, "
-                f"which would lose events. Change it with: {self._tool('configs')} --alter --entity-type topics "
-                f"--entity-name {name} --add-config '{change}'{hint}."
+                f"The Kafka topic {name} has {', '.join(f'{key}={found}' for key, found in wrong.items())}: events would "
+                "be lost, or be kept for longer than the notes that each was handled, or could not be read. "
+                f"Change it with: {self._tool('configs')} --alter --entity-type topics "
+                f"--entity-name {name} --add-config '{change}'{self._anew()}.{hint}"
             )
 
     async def _settings(self, name: str) -> dict[str, str]:
-        keys = ["cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes"]
-        response = await self._cluster.send(DescribeConfigsRequest([(ConfigResourceType.TOPIC.value, name, keys)]))
+        wanted = [(ConfigResourceType.TOPIC.value, name, list(self._wanted))]
+        response = await self._cluster.send(DescribeConfigsRequest(wanted))
         ((code, _, _, _, entries),) = response.resources
         return {} if code else {entry[0]: entry[1] for entry in entries}
 
-    def _differences(self, found: dict[str, str]) -> dict[str, tuple[str, str]]:
-        wrong = {}
-        if found.get("cleanup.policy", "delete") != "delete":
-            wrong["cleanup.policy"] = found["cleanup.policy"], "delete"
-        if 0 <= int(found.get("retention.ms", -1)) < self._retention:
-            wrong["retention.ms"] = found["retention.ms"], str(self._retention)
-        if int(found.get("retention.bytes", -1)) >= 0:
-            wrong["retention.bytes"] = found["retention.bytes"], "-1"
-        if int(found.get("max.message.bytes", _MESSAGE_BYTES)) < max(BATCH_BYTES, MAX_EVENT_BYTES):
-            wrong["max.message.bytes"] = found["max.message.bytes"], str(_MESSAGE_BYTES)
-        return wrong
+    def _differences(self, found: dict[str, str]) -> dict[str, str]:
+        """What is there and will not do; where we may not look, nothing."""
+        will_do: dict[str, Callable[[str], bool]] = {
+            "segment.ms": lambda value: int(value) <= _DAY,
+            "max.message.bytes": lambda value: int(value) >= max(BATCH_BYTES, MAX_EVENT_BYTES),
+            "compression.type": lambda value: value in ("uncompressed", "gzip"),
+        }
+        return {
+            key: found[key]
+            for key, value in self._wanted.items()
+            if key in found and found[key] != value and not (key in will_do and will_do[key](found[key]))
+        }
+
+    def _anew(self) -> str:
+        """For the broker of ``make kafka``, which comes without Kafka's tools."""
+        if not self._cluster.servers.startswith(("127.0.0.1:", "localhost:")):
+            return ""
+        return " (if it is the broker of 'make kafka': stop it, remove .guardian/kafka with all its events, start it again)"
 
     def _tool(self, name: str) -> str:
         return f"kafka-{name}.sh --bootstrap-server {self._cluster.servers}"

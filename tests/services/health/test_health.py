@@ -235,6 +235,7 @@ async def test_a_database_that_goes_away_and_comes_back(
     assert {each["status"] for each in body["details"]["services"] if each["name"] != "health"} == {"down"}
     status, body = await working.page.get(ANONYMOUS)
     assert (status, body["status"], body["details"]) == (503, "down", None)
+    assert "a key that has the scope health:read" in body["action"]
     postgres_server.create_database(name, template=template)
 
     async def well() -> bool:

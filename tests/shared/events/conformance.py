@@ -283,3 +283,15 @@ class BusConformance(ConsumerConformance):
         assert sum((await bus.lag("beta.a")).values()) == 3
         assert len(await take(member, 3)) == 3
         await member.close()
+
+    async def test_the_oldest_entry_tells_since_when_it_is_there(self, harness: Harness) -> None:
+        bus = await harness.bus()
+        assert await bus.oldest([TOPIC]) is None
+        began = clock.now()
+        await bus.append(TOPIC, [make_event(n) for n in range(20)])
+        then = await bus.oldest([TOPIC])
+        assert then is not None
+        assert abs(then - began) < timedelta(seconds=5)
+        await bus.append(TOPIC, [make_event(n) for n in range(20)])
+        assert await bus.oldest([TOPIC]) == then
+        assert await bus.oldest(["guardian.alpha.events"]) is None

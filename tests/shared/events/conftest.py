@@ -9,7 +9,8 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from shared.db import Database
-from shared.db.migrations import owner_dsn, provision
+from shared.db.migrations import provision
+from shared.db.versions import owner_dsn
 from shared.events.schema import migrate_bus, system_tables_ddl
 from shared.ids import new_id
 from shared.settings import Settings

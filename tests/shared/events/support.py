@@ -50,11 +50,13 @@ def system(organization: UUID) -> Principal:
     return Principal(organization, "system", "test", request_id="test-request")
 
 
-async def publish_all(database: Database, organization: UUID, entity: UUID, numbers: Sequence[int]) -> list[UUID]:
+async def publish_all(
+    database: Database, organization: UUID, entity: UUID, numbers: Sequence[int], **data: Any
+) -> list[UUID]:
     """Publish one event per number in one transaction; their ids."""
     async with database.transaction(organization) as session:
         made = [
-            publish(session, ThingChanged(n=n), subject=entity, sequence=n, principal=system(organization))
+            publish(session, ThingChanged(n=n, **data), subject=entity, sequence=n, principal=system(organization))
             for n in numbers
         ]
     return [each.id for each in made]

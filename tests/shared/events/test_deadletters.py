@@ -158,7 +158,7 @@ async def test_an_event_that_comes_while_the_last_dead_letter_of_its_key_is_redr
     async with database.transaction(organization) as session:
         first = await deadletters.first_of(session, GROUP, key)
         assert first is not None
-        await deadletters.handled_again(session, GROUP, first[0])
+        await deadletters.handled_again(session, GROUP, *first)
         handling = asyncio.create_task(consumer.process(later))
         await until(lambda: somebody_waits(database))
     await handling

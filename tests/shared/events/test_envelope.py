@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.events import MAX_EVENT_BYTES, CloudEvent, InvalidEvent
+from shared.events.envelope import Sealed
 from tests.shared.events.support import TRACEPARENT, make_event
 
 FULL = make_event(
@@ -48,6 +49,8 @@ def test_structured_and_binary_forms_come_back_as_they_went(event: CloudEvent) -
     assert CloudEvent.from_binary(*event.to_binary()) == event
     headers, body = event.to_binary("ce-")
     assert CloudEvent.from_binary(headers, body, "ce-") == event
+    sealed = Sealed(event.partitionkey, 0, event.to_json().decode())
+    assert (set(sealed.to_binary()[0]), sealed.to_binary()[1]) == (set(event.to_binary()[0]), event.to_binary()[1])
 
 
 def test_the_reference_library_reads_our_structured_form() -> None:
@@ -89,6 +92,10 @@ def broken(**changes: Any) -> bytes:
     return orjson.dumps({name: value for name, value in values.items() if value is not ...})
 
 
+def nested(levels: int) -> bytes:
+    return b'{"x":' * levels + b"1" + b"}" * levels
+
+
 @pytest.mark.parametrize(
     "body,said",
     [
@@ -104,6 +111,11 @@ def broken(**changes: Any) -> bytes:
         (broken(sequence="first"), "malformed"),
         (broken(time="yesterday"), "malformed"),
         (broken(time="2026-01-01T00:00:00"), "no offset"),
+        (broken(time="0001-01-01T00:00:00+14:00"), "malformed"),
+        (broken(time="9999-12-31T23:59:59-14:00"), "malformed"),
+        (broken(partitionkey=f"{FULL.subject}/{FULL.subject}"), "partitionkey is not"),
+        (broken(tenantid=str(FULL.subject)), "partitionkey is not"),
+        (FULL.to_json()[:-1] + b',"data":' + nested(400) + b"}", "not JSON"),
         (broken(dataschema="https://example.org/schema"), "malformed"),
         (broken(traceparent=1), "traceparent is not a string"),
         (b" " * (MAX_EVENT_BYTES + 1), "bytes, more than"),
@@ -132,6 +144,24 @@ def test_a_binary_message_without_sense_is_refused() -> None:
         CloudEvent.from_binary([*headers, ("ce_authid", b"\xff")], body)
     with pytest.raises(InvalidEvent, match="more than"):
         CloudEvent.from_binary(headers, b" " * (MAX_EVENT_BYTES + 1))
+
+
+def test_what_can_be_read_can_be_written_again() -> None:
+    headers, _ = FULL.to_binary()
+    for levels in (150, 252, 253, 254, 255, 400, 1000):
+        structured = FULL.to_json()[:-1] + b',"data":' + nested(levels) + b"}"
+        for read, arguments in (
+            (CloudEvent.from_binary, (headers, nested(levels))),
+            (CloudEvent.from_json, (structured,)),
+        ):
+            try:
+                event = read(*arguments)
+            except InvalidEvent:
+                assert levels > 200
+            else:
+                assert CloudEvent.from_json(event.to_json()) == event
+    many = b'{"list": [' + b"{}," * 5000 + b"{}]}"
+    assert CloudEvent.from_binary(headers, many).data["list"][0] == {}
 
 
 @given(st.binary(max_size=200))

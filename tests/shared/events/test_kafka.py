@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -12,7 +13,7 @@ from shared.events.partition import partition_of
 from shared.ids import new_id
 from shared.settings import Settings
 from tests.shared.events.conformance import BusConformance
-from tests.shared.events.support import TOPIC
+from tests.shared.events.support import TOPIC, make_event
 
 ProcessFactory = Callable[..., Awaitable[Database]]
 pytestmark = pytest.mark.kafka
@@ -45,9 +46,11 @@ class KafkaHarness:
         coordinator._heartbeat_task.cancel()
 
     async def append_unreadable(self, key: str) -> None:
+        organization, entity = map(UUID, key.split("/"))
+        headers, _ = make_event(organization=organization, entity=entity).to_binary()
         async with AIOKafkaProducer(bootstrap_servers=self.settings.kafka_bootstrap_servers) as producer:
             await producer.send_and_wait(
-                self.topic, b"{unreadable", key=key.encode(), partition=partition_of(key), headers=[]
+                self.topic, b"{unreadable", key=key.encode(), partition=partition_of(key), headers=headers
             )
 
     async def database(self) -> Database:

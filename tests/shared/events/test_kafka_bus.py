@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,29 +21,23 @@ from pydantic import SecretStr
 from deploy.postgres.server import free_port
 from shared import clock
 from shared.db import Database
-from shared.events import Consumer, Tuning
+from shared.events import Consumer, Relay, Tuning, Worker
 from shared.events.bus import BusAway
 from shared.events.deadletters import dead
 from shared.events.kafka import KafkaBus, WrongGroup, WrongTopic
 from shared.events.kafka.cluster import connection
-from shared.events.partition import PARTITIONS, partition_of
+from shared.events.partition import partition_of
+from shared.ids import new_id
 from shared.settings import Settings
 from tests.shared.events.harness import take
-from tests.shared.events.support import TOPIC, TRACEPARENT, count, make_event, record, until
+from tests.shared.events.kafka_topics import make_topic, make_topic_settings
+from tests.shared.events.support import GROUP, TOPIC, TRACEPARENT, count, make_event, publish_all, record, until
 
 ProcessFactory = Callable[..., Awaitable[Database]]
 
 
 def settings_of(servers: str, prefix: str, **fields: Any) -> Settings:
     return Settings(environment="test", kafka_bootstrap_servers=servers, kafka_prefix=prefix, **fields)
-
-
-async def make_topic(servers: str, name: str, partitions: int = PARTITIONS, **configs: str) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=servers)
-    await admin.start()
-    configs = {key.replace("_", "."): value for key, value in configs.items()}
-    await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=configs)])
-    await admin.close()
 
 
 class TestForeignRecords:
@@ -93,7 +87,8 @@ class TestForeignRecords:
             assert letter.body == (body or b"")
             assert (letter.topic, letter.partition, letter.reason) == (TOPIC, partition, "invalid")
             assert letter.error
-            assert letter.key == (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")[:256]
+            text = (key or b"").decode("utf-8", "replace").replace("\0", "\ufffd")
+            assert letter.key == f"unreadable:{TOPIC}/{partition}/{position}/{text}"[:256]
         assert letters[1].trace_id == TRACEPARENT[3:35]
         assert await bus.lag("beta.test") == {}
         consumer.stop()
@@ -138,9 +133,19 @@ class TestWrongSetup:
         [
             (3, {}, "has 3 partitions, and events need 12. .*--delete --topic .*KAFKA_PREFIX"),
             (12, {"cleanup_policy": "compact"}, "cleanup.policy=compact.*--add-config 'cleanup.policy=delete'"),
-            (12, {"retention_ms": "60000"}, "retention.ms=60000.*retention.ms=604800000'.*EVENT_RETENTION_DAYS"),
+            (12, {"retention_ms": "60000"}, "retention.ms=60000.*retention.ms=604800000.*EVENT_RETENTION_DAYS"),
+            (12, {"retention_ms": "864000000"}, "retention.ms=864000000.*retention.ms=604800000.*EVENT_RETENTION_DAYS"),
+            (12, {"retention_ms": "-1"}, "retention.ms=-1.*retention.ms=604800000'"),
+            (12, {"segment_ms": "604800000"}, "segment.ms=604800000.*segment.ms=86400000"),
+            (12, {"compression_type": "producer"}, "compression.type=producer.*compression.type=uncompressed"),
+            (12, {"compression_type": "zstd"}, "compression.type=zstd.*compression.type=uncompressed"),
+            (
+                12,
+                {"message_timestamp_type": "CreateTime"},
+                "message.timestamp.type=CreateTime.*message.timestamp.type=LogAppendTime",
+            ),
             (12, {"retention_bytes": "1000000"}, "retention.bytes=1000000.*--add-config 'retention.bytes=-1'"),
-            (12, {"max_message_bytes": "1000"}, "max.message.bytes=1000,.*max.message.bytes=2097152"),
+            (12, {"max_message_bytes": "1000"}, "max.message.bytes=1000: .*max.message.bytes=2097152"),
         ],
     )
     async def test_a_topic_that_would_lose_events_is_refused(
@@ -164,7 +169,8 @@ class TestWrongSetup:
             await bus.append(TOPIC, [make_event()])
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
         await admin.start()
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": "-1"})])
+        right = make_topic_settings(retention_ms="604800000")
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, right)])
         await admin.close()
 
         async def appended() -> bool:
@@ -190,6 +196,74 @@ class TestWrongSetup:
                 await bus.seek("beta.a", [TOPIC], "earliest")
         await bus.stop()
 
+    async def test_a_worker_tells_what_to_change_and_goes_on_once_that_is_done(
+        self, kafka_servers: str, kafka_prefix: str, process: ProcessFactory, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        name = f"{kafka_prefix}.beta.events"
+        await make_topic(kafka_servers, name, 3)
+        database = await process("beta")
+        bus = KafkaBus(settings_of(kafka_servers, kafka_prefix), "beta", beat_seconds=0.3)
+        worker = Worker(
+            database, bus=bus, relay=Relay(database, bus), consumers=[Consumer(database, bus, GROUP, [TOPIC], record)]
+        )
+        await worker.start()
+        await publish_all(database, new_id(), new_id(), [1])
+
+        async def told() -> bool:
+            return (await worker.status()).bus_error is not None
+
+        await until(told)
+        for _ in range(5):
+            status = await worker.status()
+            assert f"{name} has 3 partitions" in (status.bus_error or "")
+            assert (status.bus_reached, status.unsent) == (True, 1)
+            assert (status.consumers[0].state, status.consumers[0].lag) == ("waiting", None)
+            await asyncio.sleep(0.1)
+        said = capsys.readouterr().out
+        assert said.count("bus_away") == 1
+        assert "worker_task_failed" not in said
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka_servers)
+        await admin.start()
+        await admin.delete_topics([name])
+        await admin.close()
+
+        async def well() -> bool:
+            found = await worker.status()
+            return (
+                found.ready and found.bus_error is None and found.consumers[0].lag == 0 and await count(database) == 1
+            )
+
+        await until(well, 40)
+        await worker.stop()
+
+    async def test_a_worker_tells_of_a_group_that_does_not_let_it_in(
+        self, kafka_servers: str, kafka_prefix: str, process: ProcessFactory
+    ) -> None:
+        database = await process("beta")
+        bus = KafkaBus(settings_of(kafka_servers, kafka_prefix), "beta", beat_seconds=0.3)
+        await bus.start()
+        await bus.append(TOPIC, [make_event()])
+        worker = Worker(database, bus=bus, consumers=[Consumer(database, bus, GROUP, [TOPIC], record)])
+        async with AIOKafkaConsumer(
+            f"{kafka_prefix}.beta.events",
+            bootstrap_servers=kafka_servers,
+            group_id=f"{kafka_prefix}.{GROUP}",
+            enable_auto_commit=False,
+        ):
+            await worker.start()
+            await until(lambda: worker.consumers[0].refused is not None)
+            for _ in range(3):
+                status = await worker.status()
+                assert "is in use by consumers that are not ours" in (status.bus_error or "")
+                assert (status.bus_reached, status.consumers[0].state) == (True, "waiting")
+
+        async def well() -> bool:
+            return (await worker.status()).bus_error is None and await count(database) == 1
+
+        await until(well, 40)
+        await worker.stop()
+        await bus.stop()
+
 
 class TestAway:
     async def test_nothing_fails_or_blocks_at_the_start(self) -> None:
@@ -203,7 +277,8 @@ class TestAway:
         for attempt in (bus.append(TOPIC, [make_event()]), bus.lag("beta.a"), bus.seek("beta.a", [TOPIC], "earliest")):
             with pytest.raises(BusAway, match=f"Kafka at {servers} cannot be reached: .*failed"):
                 await attempt
-        assert "cannot be reached" in (await bus.check() or "")
+        with pytest.raises(BusAway, match="cannot be reached"):
+            await bus.check([])
         await bus.stop()
         assert time.monotonic() - began < 5
 
@@ -278,21 +353,3 @@ class TestSecurity:
         assert context.verify_mode is ssl.CERT_REQUIRED
         (authority,) = context.get_ca_certs()
         assert authority["subject"] == ((("commonName", "kafka"),),)
-
-    @pytest.mark.parametrize(
-        ("fields", "says"),
-        [
-            ({"kafka_security_protocol": "SASL_PLAINTEXT"}, "needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"),
-            (
-                {"kafka_security_protocol": "SSL", "kafka_ssl_cafile": Path("/nowhere.pem")},
-                "KAFKA_SSL_CAFILE=/nowhere.pem cannot be used: .*No such file",
-            ),
-            (
-                {"kafka_security_protocol": "SSL", "kafka_ssl_certfile": Path(__file__)},
-                "KAFKA_SSL_CERTFILE=.* cannot be used: ",
-            ),
-        ],
-    )
-    def test_what_is_missing_is_said(self, fields: dict[str, Any], says: str) -> None:
-        with pytest.raises(ValueError, match=says):
-            KafkaBus(settings_of("a:1", "guardian", **fields), "me")

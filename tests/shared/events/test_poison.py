@@ -10,7 +10,7 @@ import pytest
 
 from shared.db import Session
 from shared.events import Circuit, CloudEvent, InvalidEvent, Received, Retry, Tuning, publish
-from shared.events.deadletters import DeadLetter, dead, redrive
+from shared.events.deadletters import DeadLetter, dead, redrive, redrive_understood
 from shared.events.envelope import schema_uri
 from shared.events.failures import CircuitOpen
 from shared.events.memory import MemoryBus
@@ -107,8 +107,9 @@ async def test_a_newer_version_waits_for_a_newer_consumer(process: ProcessFactor
     letter, parked = await dead(database, GROUP)
     assert (letter.reason, parked.reason) == ("unsupported", "parked")
     assert letter.error == (
-        "thing.changed has version 2, and beta.test reads versions up to 1: deploy a release of beta that reads it, which "
-        "then handles it by itself, or ask for it with: guardian events redrive --group beta.test --all"
+        "thing.changed has version 2, and beta.test reads versions up to 1. Where a newer release of beta reads it, deploy "
+        "that: it then handles it by itself. Where none does, it is a mistake of its publisher: mend that, and drop this "
+        "event."
     )
     # Asking the old one again changes nothing; the release that understands it needs nobody to ask.
     old = consumer_of(database, record, understands=KNOWN)
@@ -149,7 +150,9 @@ async def test_an_unknown_type_is_unsupported_unless_it_has_a_handler_of_its_own
     await consumer_of(database, {"thing.own": record, "*": record}, understands=KNOWN).process(batch)
     (letter,) = await dead(database, GROUP)
     assert letter.event_type == "thing.odd"
-    assert (letter.error or "").startswith("thing.odd is a type that beta.test does not know: deploy")
+    assert (letter.error or "").startswith(
+        "thing.odd is a type that beta.test does not know. Where a newer release of beta"
+    )
     assert await count(database) == 1
 
 
@@ -194,8 +197,73 @@ async def test_a_handler_that_hangs_is_ended(process: ProcessFactory, monkeypatc
     consumer = consumer_of(database, handler, tuning=Tuning(attempts=2, first_delay=0.001))
     await consumer.process(received([make_event(n) for n in range(3)]))
     (letter,) = await dead(database, GROUP)
-    assert (letter.reason, letter.error, letter.attempts) == ("failed", "TimeoutError()", 2)
+    assert (letter.reason, letter.error, letter.attempts) == ("failed", "Hung('not done after 0.05 s')", 1)
     assert await count(database) == 2
+
+
+async def test_a_handler_that_hangs_has_its_whole_time_once(
+    process: ProcessFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.events.effects._HANDLER_SECONDS", 0.4)
+    database, organization, given = await process("beta"), new_id(), []
+    hanging = {3, 50, 99, 150}
+
+    async def handler(session: Session, events: Sequence[CloudEvent]) -> None:
+        if any(each.sequence in hanging for each in events):
+            began = asyncio.get_running_loop().time()
+            try:
+                await asyncio.sleep(60)
+            finally:
+                given.append(round(asyncio.get_running_loop().time() - began, 1))
+        await record(session, events)
+
+    consumer = consumer_of(database, handler, tuning=Tuning(suspect_seconds=0.1))
+    await consumer.process(received([make_event(n, organization=organization) for n in range(200)]))
+    letters = await dead(database, GROUP)
+    assert {(each.reason, each.attempts) for each in letters} == {("failed", 1)}
+    assert {CloudEvent.from_json(each.body).sequence for each in letters} == hanging
+    assert await count(database) == 196
+    assert given.count(0.4) == 1
+    assert len(given) == 6  # two runs of 100 that hung, and each event once
+    await consumer.process(received([make_event(n, organization=organization) for n in range(200)]))
+    assert given.count(0.4) == 1  # nor is it forgotten with the batch
+
+
+async def test_an_event_that_cannot_be_written_is_put_aside_as_it_can(process: ProcessFactory) -> None:
+    """A bus refuses such events; should one get through, it must not stop all others for ever."""
+    database = await process("beta")
+    endless: dict[str, object] = {}
+    for _ in range(400):
+        endless = {"x": endless}
+    unwritable = [
+        make_event(1, data=endless),
+        make_event(2, data=endless, dataschema=schema_uri("thing.changed", 9)),
+        make_event(3),
+    ]
+    consumer = consumer_of(database, failing(lambda e: e.sequence == 1, ValueError("poison")), understands=KNOWN)
+    await consumer.process(received(unwritable))
+    assert (await count(database), [each.reason for each in await dead(database, GROUP)]) == (1, ["invalid"] * 2)
+    assert all(b"CloudEvent(" in each.body for each in await dead(database, GROUP))
+    await redrive_understood(database, GROUP, {"thing.changed": 9})
+    await redrive(database, GROUP)
+    assert await consumer.redrive_requested() == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionRefusedError("a webhook"), ExceptionGroup("two", [OSError(), ConnectionResetError("a webhook")])],
+    ids=["alone", "in a group"],
+)
+async def test_a_connection_to_something_else_that_fails_is_no_outage_of_the_database(
+    process: ProcessFactory, error: Exception
+) -> None:
+    database = await process("beta")
+    consumer = consumer_of(database, failing(lambda e: e.sequence == 1, error))
+    await consumer.process(received([make_event(n) for n in range(5)]))
+    (letter,) = await dead(database, GROUP)
+    assert (letter.reason, letter.attempts) == ("failed", 5)
+    assert "a webhook" in (letter.error or "")
+    assert await count(database) == 4
 
 
 async def test_an_error_that_quotes_what_no_text_can_hold_is_kept(process: ProcessFactory) -> None:

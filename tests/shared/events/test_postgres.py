@@ -4,7 +4,7 @@ import asyncpg
 import pytest_asyncio
 
 from shared.db import Database
-from shared.db.migrations import owner_dsn
+from shared.db.versions import owner_dsn
 from shared.events import Bus, Subscription
 from shared.events.partition import partition_of
 from shared.events.postgres import PostgresBus

@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -93,6 +94,33 @@ async def test_a_relay_that_was_paused_past_its_lease_is_fenced(process: Process
     assert list(dict.fromkeys(log)) == [0, 1, 2]
     if bus.features.atomic_relay:
         assert log == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stopped", ["monotonic", "time"])
+async def test_a_relay_that_wakes_behind_its_lease_appends_nothing(
+    process: ProcessFactory, monkeypatch: pytest.MonkeyPatch, stopped: str
+) -> None:
+    """Paused between its look at the lease and the append; one of the clocks may have stood still meanwhile."""
+    database, entity, organization, bus = await process(), new_id(), new_id(), MemoryBus()
+    paused = Relay(database, bus, lease_seconds=60)
+    await publish_all(database, organization, entity, [0])
+    heir = Relay(database, bus, lease_seconds=60)
+
+    def sleep(point: str) -> None:
+        if point == "relay.read":
+            running = {"monotonic": "time", "time": "monotonic"}[stopped]
+            now = getattr(time, running)() + 61
+            monkeypatch.setattr(f"shared.events.lease.time.{running}", lambda: now)
+
+    with monkeypatch.context() as fault:
+        fault.setattr("shared.events.relay.buggify", sleep)
+        assert await paused.drain_once() == 0
+    monkeypatch.undo()
+    assert await entries(bus, paused.topic) == []
+    assert not paused.active
+    await database.pool.execute("UPDATE leases SET lease_until = '-infinity'")
+    assert await heir.drain_once() == 1
+    assert await entries(bus, paused.topic) == [0]
 
 
 async def test_a_crashed_relay_is_replaced_within_its_lease(process: ProcessFactory, bus: Bus) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from shared import clock
 from shared.db import Database
-from shared.db.migrations import owner_dsn
+from shared.db.versions import owner_dsn
 from shared.events.postgres import PostgresBus
 from shared.events.schema import (
     BUS_TABLES,

@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 
 from shared.db import Database, Session
 from shared.events import CloudEvent, Consumer, Job, Relay, Worker, wakeups
@@ -167,26 +166,6 @@ async def test_a_redrive_that_was_asked_for_happens(process: ProcessFactory) -> 
 
     await until(done, 3.0)  # woken; without the hint it would look in five seconds
     assert await effects(database) == {f"{organization}/{entity}": [0, 1]}
-    await worker.stop()
-
-
-async def test_housekeeping_removes_what_is_old_and_consumed(process: ProcessFactory) -> None:
-    database = await process("beta")
-    bus = PostgresBus(database)
-    consumer = Consumer(database, bus, "beta.test", [TOPIC], record)
-    worker = Worker(
-        database, bus=bus, relay=Relay(database, bus), consumers=[consumer], retention=timedelta(seconds=-3600)
-    )
-    await publish_all(database, new_id(), new_id(), [0, 1])
-    await worker.start()
-
-    async def done() -> bool:
-        return await count(database) == 2 and await bus.lag("beta.test") == {}
-
-    await until(done)
-    await worker._prune()
-    assert await count(database, "bus.log") == 0
-    assert await count(database, "inbox") == 2  # kept a day longer than the log
     await worker.stop()
 
 

@@ -13,6 +13,9 @@ from starlette.requests import ClientDisconnect
 from shared import errors
 from shared.http.problems import problem_of, render
 
+# What asyncpg raises for a value that is none of its parameter's type; its name is taken by PostgreSQL's own.
+CANNOT_BE_SENT = next(kind for kind in asyncpg.InterfaceError.__subclasses__() if kind.__name__ == "DataError")
+
 
 def database_error(kind: type[Exception], **fields: str) -> Exception:
     error = kind("a message with a secret value")
@@ -30,6 +33,7 @@ def database_error(kind: type[Exception], **fields: str) -> Exception:
         (HTTPException(418), 418, "bad_request"),
         (ClientDisconnect(), 400, "bad_request"),
         (database_error(asyncpg.DataError), 422, "validation_failed"),
+        (database_error(CANNOT_BE_SENT), 422, "validation_failed"),
         (database_error(asyncpg.CharacterNotInRepertoireError), 422, "validation_failed"),
         (database_error(asyncpg.UniqueViolationError), 409, "already_exists"),
         (database_error(asyncpg.QueryCanceledError), 503, "busy"),

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway import addresses
-from gateway.problems import BadGateway, UpstreamAborted, UpstreamTimeout, UpstreamUnavailable
+from gateway.problems import BadGateway, UpstreamAborted, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
 from gateway.stages import Call
 from gateway.trace import Trace, request_id_of
 from shared.auth import IDENTITY_HEADER, Principal
@@ -241,6 +241,7 @@ class Exchange:
         if not _FORWARDED.isdisjoint(noted):
             headers.append((b"via", b"1.1 proxy"))  # what a proxy claimed is dropped, but not that there is one
         scope = {**self.scope, "headers": headers, "client": (self.client, 0), "scheme": self._scheme()}
+        scope["guardian.caller"] = self.client if principal.organization_id == NIL else principal.organization_id
         task = asyncio.current_task()
         self._task = task
         self._deadline = asyncio.get_running_loop().call_later(core.timeout, self._overdue)
@@ -267,6 +268,8 @@ class Exchange:
         problem = self._verdict
         if problem is None and isinstance(failure, UpstreamUnavailable):
             logger.warning("%s cannot be reached (request %s): %s", self.service, self.request_id, failure.__cause__)
+            problem = failure
+        elif problem is None and isinstance(failure, UpstreamBusy):
             problem = failure
         elif problem is None:
             logger.error(

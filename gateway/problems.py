@@ -27,5 +27,9 @@ class UpstreamUnavailable(ServiceUnavailable):
     code, title = "upstream_unavailable", "The service cannot be reached at the moment"
 
 
+class UpstreamBusy(ServiceUnavailable):
+    code, title = "upstream_busy", "The service takes no more large requests at the moment"
+
+
 class UpstreamAborted(Exception):
     """A service failed after its answer had begun: the connection must break, never end cleanly."""

@@ -1,7 +1,8 @@
 """A service in another process, as an ASGI application: requests are forwarded over kept HTTP/1.1 connections.
 
-Both bodies stream with back-pressure. A small body is gathered before a connection is taken, so that a slow
-client holds none; requests with larger ones may hold half of the connections, so that others get through.
+Both bodies stream with back-pressure. What a body begins with is gathered before a connection is taken, so that
+a slow client with a small body holds none; requests with larger ones may hold half of the connections, and those
+of one caller (the ``guardian.caller`` of the scope) an eighth, so that others get through.
 Whatever goes wrong before the answer begins is raised as ``UpstreamUnavailable`` (nothing was sent) or as an
 ``OSError``; after that, too, and the caller breaks off what it has passed on.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from gateway.metrics import GatewayMetrics
 from gateway.upstream_connection import HOP_BY_HOP, Connection, NoAnswer
 from gateway.upstream_pool import Address, Pool
+from gateway.upstream_uploads import Uploads
 
 GATHERED_BYTES = 16_384
 _CHUNKED = -1
@@ -33,7 +35,7 @@ class HttpUpstream:
     def __init__(self, base_url: str, *, most: int = 64, idle_seconds: float = 4.0) -> None:
         self.address = Address(base_url)
         self.pool = Pool(self.address, most=most, idle_seconds=idle_seconds)
-        self._large_bodies = asyncio.Semaphore(max(1, most // 2))
+        self._uploads = Uploads(max(1, most // 2))
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -53,24 +55,28 @@ class HttpUpstream:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request, length = _head(scope)
-        if 0 <= length <= GATHERED_BYTES:
-            if length:
-                request += await _gathered(receive, length)
-            await self._forward(scope["method"], request, length, None, send)
-        else:
-            async with self._large_bodies:
-                await self._forward(scope["method"], request, length, receive, send)
+        method = scope["method"]
+        if not length:
+            await self._forward(method, request, 0, None, send)
+            return
+        body = _Body(receive, length)
+        request += b"".join(await body.gathered())
+        if not body.more:
+            await self._forward(method, request, length, None, send)
+            return
+        async with self._uploads.slot(scope.get("guardian.caller")):
+            await self._forward(method, request, length, body, send)
 
-    async def _forward(self, method: str, request: bytes, length: int, receive: Any, send: Any) -> None:
-        """``receive`` is None when ``request`` holds all of the body."""
+    async def _forward(self, method: str, request: bytes, length: int, body: _Body | None, send: Any) -> None:
+        """``body`` is what ``request`` does not hold yet, if anything."""
         pool, bodiless = self.pool, method == "HEAD"
         upload: asyncio.Task[None] | None = None
         connection = await pool.take()
         is_ours = True
         try:
-            connection.ask(request, bodiless=bodiless, sent=receive is None)
-            if receive is not None:
-                upload = asyncio.create_task(_upload(connection, receive, length))
+            connection.ask(request, bodiless=bodiless, sent=body is None)
+            if body is not None:
+                upload = asyncio.create_task(_upload(connection, body))
             try:
                 await connection.answer()
             except NoAnswer:
@@ -83,12 +89,12 @@ class HttpUpstream:
                 await connection.answer()
             await send({"type": "http.response.start", "status": connection.status, "headers": connection.headers})
             while is_ours:
-                body, complete = connection.take()
+                answer, complete = connection.take()
                 if complete:  # given back before a slow client has read it all
                     is_ours = False
                     pool.give_back(connection)
-                if body or complete:
-                    await send({"type": "http.response.body", "body": body, "more_body": not complete})
+                if answer or complete:
+                    await send({"type": "http.response.body", "body": answer, "more_body": not complete})
                 if not complete:
                     await connection.news()
         finally:
@@ -122,40 +128,49 @@ def _head(scope: Any) -> tuple[bytes, int]:
     return head, length or 0
 
 
-async def _gathered(receive: Any, length: int) -> bytes:
-    """A small body, whole."""
-    body, more = b"", True
-    while more:
-        message = await receive()
-        _refuse_disconnect(message)
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    if len(body) != length:
-        raise ValueError("a body of another length than its Content-Length")
-    return body
+class _Body:
+    """A request's body as it comes, in the pieces it is written in; ``more`` is whether some is still to come."""
+
+    def __init__(self, receive: Any, length: int) -> None:
+        self._receive = receive
+        self._chunked = length == _CHUNKED
+        self._left = length
+        self.more = True
+
+    async def gathered(self) -> list[bytes]:
+        """All of a small body, or what a larger one begins with."""
+        whole = bytearray()
+        while self.more and len(whole) <= GATHERED_BYTES:
+            whole += await self._next()
+        return self._framed(bytes(whole))
+
+    async def pieces(self) -> list[bytes]:
+        """What comes next; it may be nothing."""
+        return self._framed(await self._next())
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionAbortedError("the client has left")
+        body: bytes = message.get("body", b"")
+        self.more = message.get("more_body", False)
+        if not self._chunked:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not self.more):
+                raise ValueError("a body of another length than its Content-Length")
+        return body
+
+    def _framed(self, body: bytes) -> list[bytes]:
+        if not self._chunked:
+            return [body]
+        return [b"%x\r\n" % len(body), body, b"\r\n"] * bool(body) + [b"0\r\n\r\n"] * (not self.more)
 
 
-async def _upload(connection: Connection, receive: Any, length: int) -> None:
+async def _upload(connection: Connection, body: _Body) -> None:
     """Write a body as it comes; whatever goes wrong ends the request."""
     try:
-        left, more = length, True
-        while more:
-            message = await receive()
-            _refuse_disconnect(message)
-            body, more = message.get("body", b""), message.get("more_body", False)
-            if length == _CHUNKED:
-                pieces = [b"%x\r\n" % len(body), body, b"\r\n"] if body else []
-                await connection.write(*pieces, *([] if more else [b"0\r\n\r\n"]))
-            else:
-                left -= len(body)
-                if left < 0 or (left and not more):
-                    raise ValueError("a body of another length than its Content-Length")
-                await connection.write(body)
+        while body.more:
+            await connection.write(*await body.pieces())
         connection.sent = True
     except Exception as error:
         connection.fail(error)
-
-
-def _refuse_disconnect(message: Any) -> None:
-    if message["type"] == "http.disconnect":
-        raise ConnectionAbortedError("the client has left")

@@ -212,25 +212,6 @@ def test_a_turn_that_comes_while_it_is_given_up_goes_to_the_next(service: Servic
     play(work, url, most=1)
 
 
-def test_large_uploads_leave_connections_to_others(service: Service, url: str) -> None:
-    async def work(upstream: HttpUpstream) -> None:
-        never = asyncio.Event()
-
-        async def endless() -> AsyncIterator[bytes]:
-            yield b"start"
-            await never.wait()
-
-        uploads = [asyncio.create_task(call(upstream, "POST", b"/echo", (), endless())) for _ in range(8)]
-        await asyncio.sleep(0.05)
-        assert upstream.pool.open == 2
-        await call(upstream, "POST", b"/echo", (), b"small")
-        for upload in uploads:
-            upload.cancel()
-        await asyncio.gather(*uploads, return_exceptions=True)
-
-    play(work, url, most=4)
-
-
 def test_the_pools_figures_are_among_the_gateways(service: Service, url: str) -> None:
     metrics = GatewayMetrics()
 

@@ -136,11 +136,11 @@ def test_a_slow_upload_is_not_the_services_fault(front_of: Any, start: Any, limi
         assert read(client).body == b"ok"
 
 
-@pytest.mark.parametrize("body", [b"", b"Content-Length: 5\r\n", b"Content-Length: 40000\r\n"])
-def test_a_client_that_leaves_closes_the_services_connection(front_of: Any, body: bytes) -> None:
+@pytest.mark.parametrize("length, sent", [(0, 0), (5, 5), (40_000, 20_000)])
+def test_a_client_that_leaves_closes_the_services_connection(front_of: Any, length: int, sent: int) -> None:
     with raw_service(says(b"", close=False)) as service, front_of(service.url, request_timeout_seconds=10) as front:
         client = front.connect()
-        client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\n" + body + b"\r\nhello")
+        client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length + b"x" * sent)
         assert service.asked.wait(2)
         client.close()
         assert service.ended.wait(2)
@@ -152,7 +152,7 @@ def test_an_early_answer_reaches_a_client_that_is_still_sending(front_of: Any, r
         front_of(service.url) as front,
     ):
         client = front.connect()
-        client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\nstart")
+        client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n" + b"x" * 20_000)
         reply = read(client, until_closed=True)
         assert (reply.status, reply.body) == (422, b"no")
 
@@ -168,6 +168,27 @@ def test_a_chunked_body_is_counted_on_its_way_to_the_service(
         assert reply.status == status
         if status == 413:
             assert (reply.code, reply.closed) == ("content_too_large", True)
+
+
+def test_uploads_that_drip_hold_up_no_other_organization(apart: World, eventually: Callable[..., None]) -> None:
+    eventually(apart.listening, "listening")
+    dripping, honest = apart.key("contacts:read"), apart.key("contacts:read")
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    clients = []
+    for size in [1] * 30 + [20_000] * 10:
+        client = apart.front.connect()
+        client.sendall(head % dripping.text.encode() + b"%x\r\n" % size + b"x" * size + b"\r\n")
+        clients.append(client)
+    for size in (5, 60_000):
+        began = time.monotonic()
+        upload = b"%x\r\n" % size + b"y" * size + b"\r\n0\r\n\r\n"
+        reply = apart.front.send(head % honest.text.encode() + upload)
+        assert (reply.status, reply.json["size"]) == (200, size)
+        assert time.monotonic() - began < 1
+    refused = apart.front.send(head % dripping.text.encode() + b"5000\r\n" + b"y" * 0x5000 + b"\r\n")
+    assert (refused.status, refused.code, refused.headers["retry-after"]) == (503, "upstream_busy", "2")
+    for client in clients:
+        client.close()
 
 
 def test_the_pools_figures_are_on_the_metrics_page(front_of: Any) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
@@ -91,14 +92,13 @@ class NoPlatform(Exception):
 
 
 def connected_settings(*, required: bool = True) -> Settings:
-    """Settings with the database, secret and bus of the platform of this home, where the environment names none.
+    """Settings with the database and secret of the platform of this home, where the environment names none.
 
     Raises ``NoPlatform`` when there is no database, unless that is not ``required``.
     """
     settings = load_settings()
     if (settings.home / SECRET_FILE).exists():
         settings = with_secret(settings)
-    settings = _on_the_same_bus(settings)
     if settings.database_url is not None:
         return settings
     dsn = EmbeddedPostgres(settings.home).running_dsn()
@@ -112,15 +112,28 @@ def connected_settings(*, required: bool = True) -> Settings:
     return changed(with_secret(settings), database_url=SecretStr(dsn))
 
 
-def _on_the_same_bus(settings: Settings) -> Settings:
+def on_the_same_bus(settings: Settings) -> Settings:
+    """The settings with the bus of the platform that runs in this home, where the environment names none.
+
+    For looking at it. What publishes or consumes is told its bus, lest it join another one than it was meant for.
+    """
     if settings.kafka_bootstrap_servers is not None:
         return settings
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads((settings.home / RUNNING_FILE).read_text())
-        if found.get("kafka_bootstrap_servers"):
+        if found.get("kafka_bootstrap_servers") and _is_up(found.get("pid", 0)):
             return changed(
                 settings,
                 kafka_bootstrap_servers=found["kafka_bootstrap_servers"],
                 kafka_prefix=found.get("kafka_prefix", settings.kafka_prefix),
             )
     return settings
+
+
+def _is_up(pid: int) -> bool:
+    """Whether that is a ``guardian up``: the file of one that was killed stays, and its number may be another's now."""
+    try:
+        words = psutil.Process(pid).cmdline()
+    except psutil.Error:
+        return False
+    return "up" in words and any(Path(each).name == "guardian" or each == "cli.main" for each in words)

@@ -8,10 +8,8 @@ import asyncpg
 from cli.home import InvalidSettings, NoPlatform, connected_settings
 from cli.system import GATEWAY_ROLE, SCHEMAS
 from shared.db.database import UNAVAILABLE
-from shared.db.migrations import Migration, owner_dsn, status
-from shared.db.versions import knows
+from shared.db.versions import Migration, knows, owner_dsn, status
 from shared.events.schema import applied_bus_version, bus_version
-from shared.migrate import migrate_all
 from shared.settings import Settings
 
 UNREACHABLE = (*UNAVAILABLE, asyncpg.PostgresError)
@@ -20,6 +18,8 @@ UNREACHABLE = (*UNAVAILABLE, asyncpg.PostgresError)
 
 async def migrate(settings: Settings, progress: Callable[[str], None] | None = None) -> None:
     """Roles, schemas, the bus and every service's tables."""
+    from shared.migrate import migrate_all  # brings Alembic, which a start that has nothing to do does without
+
     await migrate_all(settings, SCHEMAS, roles=(GATEWAY_ROLE,), progress=progress)
 
 

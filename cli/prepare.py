@@ -2,10 +2,13 @@
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydantic import SecretStr
 
 from cli import home
+from cli.migrate import UNREACHABLE, NewerSchema, behind, migrate
 from cli.postgres import EmbeddedPostgres
 from cli.progress import step
 from cli.start import CannotStart
@@ -33,12 +36,22 @@ def with_database(settings: Settings, postgres: EmbeddedPostgres) -> Settings:
 
 async def prepare_database(settings: Settings) -> None:
     """Bring every schema to its newest version; raises ``CannotStart``."""
-    from cli.migrate import UNREACHABLE, NewerSchema, behind, migrate
-
-    try:
+    with _sentences():
         if await behind(settings):
             with step("Preparing the database") as progress:
                 await migrate(settings, lambda service: progress.update(note=service))
+
+
+async def is_prepared(settings: Settings) -> bool:
+    """Whether there is nothing to migrate; raises ``CannotStart``."""
+    with _sentences():
+        return not await behind(settings)
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    try:
+        yield
     except NewerSchema as error:
         raise CannotStart(str(error)) from error
     except UNREACHABLE as error:

@@ -19,6 +19,8 @@ SETTLED_SECONDS = 30.0
 STOP_SECONDS = 12.0
 """Longer than a process of ours takes to drain; then it is killed."""
 _LOOK_SECONDS = 0.05
+_ENDED_BY_SIGNAL = 128
+"""The least status of a program that says that a signal ended it."""
 _log = structlog.get_logger(__name__)
 
 
@@ -49,7 +51,8 @@ async def stop(process: asyncio.subprocess.Process, insisted: asyncio.Event) -> 
     await asyncio.wait({ended, hurry}, timeout=STOP_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     hurry.cancel()
     if not ended.done():
-        _log.warning("process_killed", pid=process.pid, message="It did not end when asked to.")
+        if not insisted.is_set():
+            _log.warning("process_killed", pid=process.pid, message="It did not end when asked to.")
         process.kill()
     await ended
 
@@ -88,10 +91,14 @@ class Kept:
         self._process: asyncio.subprocess.Process | None = None
         self._unwanted = asyncio.Event()
 
-    async def keep(self) -> None:
-        """Run it, and run it again whenever it ends, until ``stop``."""
+    async def keep(self) -> bool:
+        """Run it, and run it again whenever it ends, until ``stop``.
+
+        False at once when it gives up before it has ever been ready: it would give up again, for the same reason.
+        """
         pause = FIRST_PAUSE_SECONDS
         loop = asyncio.get_running_loop()
+        ready = asyncio.create_task(until_answers(self._url))
         back: asyncio.Task[None] | None = None
         try:
             while not self._unwanted.is_set():
@@ -101,7 +108,9 @@ class Kept:
                     self._process.terminate()
                 status = await self._process.wait()
                 if self._unwanted.is_set():
-                    return
+                    break
+                if 0 < status < _ENDED_BY_SIGNAL and not ready.done():
+                    return False
                 _log.warning(
                     "process_died", process=self.name, pid=self._process.pid, message=_ended(self.name, status)
                 )
@@ -112,7 +121,9 @@ class Kept:
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
                 if back is None or back.done():
                     back = asyncio.create_task(self._tell_when_back())
+            return True
         finally:
+            ready.cancel()
             if back is not None:
                 back.cancel()
 

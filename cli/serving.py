@@ -1,6 +1,7 @@
 """The server of one service's process: uvicorn, which drains before it ends."""
 
 import asyncio
+import logging
 import socket
 from typing import Any
 
@@ -35,16 +36,23 @@ class ServiceServer(ObeysNoSignals, uvicorn.Server):  # type: ignore[misc]
 
 
 async def serve(server: uvicorn.Server, listener: socket.socket, stopping: Stopping) -> None:
-    """Serve until asked to stop and what was begun is finished."""
+    """Serve until asked to stop and what was begun is finished; asked again, give up what was begun."""
 
-    async def obey() -> None:
+    async def obey(limit: asyncio.Timeout) -> None:
         await stopping.asked.wait()
         server.should_exit = True
         await stopping.insisted.wait()
-        server.force_exit = True
+        logging.disable(logging.CRITICAL)  # everything that is cut off now would say so, with a traceback
+        limit.reschedule(asyncio.get_running_loop().time())
 
-    obeying = asyncio.create_task(obey())
+    limit = asyncio.timeout(None)
     try:
-        await server.serve(sockets=[listener])
-    finally:
-        obeying.cancel()
+        async with limit:
+            obeying = asyncio.create_task(obey(limit))
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                obeying.cancel()
+    except TimeoutError:
+        if not limit.expired():
+            raise

@@ -14,9 +14,9 @@ import structlog
 
 from cli import home
 from cli.postgres import EmbeddedPostgres
-from cli.prepare import refuse_production_without_database, with_database
+from cli.prepare import is_prepared, refuse_production_without_database, with_database
 from cli.processes import Kept, spawn, stop
-from cli.start import BACKLOG, Stopping, bind, listen, local_url, unwind_on_sigterm
+from cli.start import BACKLOG, CannotStart, Stopping, bind, listen, local_url, unwind_on_sigterm
 from cli.system import SERVICES
 from cli.watch import watching
 from shared import logs
@@ -62,7 +62,7 @@ async def _run(settings: Settings, listeners: dict[str, socket.socket], postgres
     logs.configure(settings)
     stopping = Stopping(postgres.retire if postgres else None)
     inherited = environment(settings)
-    if not await _prepare(inherited, stopping):
+    if not await is_prepared(settings) and not await _prepare(inherited, stopping):
         return
     kept = {name: _kept(settings, name, listener, inherited) for name, listener in listeners.items()}
     with home.running(settings, split=True):
@@ -70,12 +70,16 @@ async def _run(settings: Settings, listeners: dict[str, socket.socket], postgres
             keeping = [asyncio.create_task(each.keep(), name=each.name) for each in kept.values()]
             greeting = await spawn(["cli.greet", str(os.getpid())], inherited)
             telling = asyncio.create_task(_tell_failure(greeting))
-            await stopping.asked.wait()
+            asked = asyncio.create_task(stopping.asked.wait())
+            await asyncio.wait({asked, *keeping}, return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
             telling.cancel()
             await stop(greeting, stopping.insisted)
             await kept.pop(GATEWAY).stop(stopping.insisted)
             await asyncio.gather(*(each.stop(stopping.insisted) for each in kept.values()))
-            await asyncio.gather(*keeping)
+            gave_up = [each.get_name() for each in keeping if not await each]
+    if gave_up:
+        raise CannotStart(f"{', '.join(gave_up)} ended before it was ready, and has said why above.")
 
 
 async def _prepare(inherited: dict[str, str], stopping: Stopping) -> bool:

@@ -2,6 +2,8 @@
 
 import hashlib
 import hmac
+import re
+import ssl
 from pathlib import Path
 from typing import Literal, Self
 
@@ -9,6 +11,9 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEVELOPMENT_SECRET = "development-only-secret-that-production-refuses"  # noqa: S105 (refused below)
+
+_OPTIONAL = ("sasl_username", "sasl_password", "ssl_cafile", "ssl_certfile", "ssl_keyfile")
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
 
 
 class Settings(BaseSettings):
@@ -43,7 +48,6 @@ class Settings(BaseSettings):
     )
     kafka_prefix: str = Field(
         "guardian",
-        pattern=r"^[a-z][a-z0-9-]*$",
         validation_alias="KAFKA_PREFIX",
         description="first part of every topic and group, so that platforms can share a cluster",
     )
@@ -91,10 +95,29 @@ class Settings(BaseSettings):
     demo: bool = Field(True, description="make the demo organisations on the first start (development only)")
     demo_history: bool = Field(True, description="load a year of CRM history into the first of them")
 
-    @field_validator("kafka_bootstrap_servers", mode="before")
+    @field_validator("kafka_bootstrap_servers", *(f"kafka_{each}" for each in _OPTIONAL), mode="before")
     @classmethod
-    def _empty_is_unset(cls, value: object) -> object:
-        return value or None
+    def _blank_is_unset(cls, value: object) -> object:
+        return None if isinstance(value, str) and not value.strip() else value
+
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _are_brokers(cls, value: str | None) -> str | None:
+        brokers = [each.strip() for each in value.split(",")] if value is not None else []
+        for broker in brokers:
+            found = _BROKER.fullmatch(broker)
+            if found is None or not 1 <= int(found["port"]) <= 65535:
+                raise ValueError(
+                    f'must look like broker-1:9092,broker-2:9092, with ports from 1 to 65535; "{broker}" does not'
+                )
+        return ",".join(brokers) or None
+
+    @field_validator("kafka_prefix")
+    @classmethod
+    def _can_begin_a_topic(cls, value: str) -> str:
+        if not re.fullmatch("[a-z][a-z0-9-]{0,99}", value):
+            raise ValueError("must be lower-case letters, digits and hyphens, a letter first, 100 at most")
+        return value
 
     @field_validator("database_url")
     @classmethod
@@ -119,6 +142,27 @@ class Settings(BaseSettings):
                 "GUARDIAN_SECRET_KEY must be set to at least 32 characters of your own in production; "
                 "make one with: openssl rand -base64 48"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_a_security_that_cannot_work(self) -> Self:
+        signs_in = self.kafka_security_protocol.startswith("SASL")
+        if signs_in and (self.kafka_sasl_username is None or self.kafka_sasl_password is None):
+            protocol = self.kafka_security_protocol
+            raise ValueError(f"KAFKA_SECURITY_PROTOCOL={protocol} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD")
+        authorities, ours, key = self.kafka_ssl_cafile, self.kafka_ssl_certfile, self.kafka_ssl_keyfile
+        if key is not None and ours is None:
+            raise ValueError("KAFKA_SSL_KEYFILE needs KAFKA_SSL_CERTFILE, the certificate it is the key of")
+        named, context = f"KAFKA_SSL_CAFILE={authorities}", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if authorities is not None:
+                context.load_verify_locations(authorities)
+            if ours is not None:
+                named = f"KAFKA_SSL_CERTFILE={ours}, KAFKA_SSL_KEYFILE={key or ''}"
+                # With a password of none: nobody is to be asked for one at a terminal.
+                context.load_cert_chain(ours, key, password="")
+        except OSError as error:  # ssl.SSLError is one
+            raise ValueError(f"{named} must be PEM, a key without password: {error.strerror}") from error
         return self
 
     def derive_key(self, purpose: str) -> bytes:

@@ -23,6 +23,8 @@ Types = Annotated[
 Organization = Annotated[UUID | None, typer.Option(help="Only this organisation.")]
 Subject = Annotated[UUID | None, typer.Option(help="Only this record.")]
 Services = Annotated[list[str] | None, typer.Option("--service", help="Only this service; may be repeated.")]
+MOST_LISTED = 100_000
+LARGEST_ID = 2**63 - 1
 OneGroup = Annotated[str | None, typer.Option("--group", help="Only this consumer group, such as audit.")]
 
 
@@ -97,7 +99,9 @@ def outbox(
     *,
     service: Services = None,
     listed: Annotated[bool, typer.Option("--list", help="Name the events, oldest first.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="With --list: at most so many of each service.")] = 50,
+    limit: Annotated[
+        int, typer.Option(min=1, max=MOST_LISTED, help="With --list: at most so many of each service.")
+    ] = 50,
     as_json: Json = False,
 ) -> None:
     """Events that are committed and not yet on the bus."""
@@ -110,13 +114,15 @@ def outbox(
 
 @events.command()
 def dead(
-    number: Annotated[int | None, typer.Argument(metavar="ID", help="Show this one in full.")] = None,
+    number: Annotated[
+        int | None, typer.Argument(metavar="ID", min=1, max=LARGEST_ID, help="Show this one in full.")
+    ] = None,
     *,
     group: OneGroup = None,
     key: Annotated[str | None, typer.Option(help="Only this key (organisation/record).")] = None,
     organization: Organization = None,
     reason: Annotated[ReasonName | None, typer.Option(help="Only those with this reason.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many of each group.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=MOST_LISTED, help="At most so many of each group.")] = 50,
     discard: Annotated[bool, typer.Option("--discard", help="Drop the one with this ID for good.")] = False,
     yes: Yes = False,
     as_json: Json = False,
@@ -148,7 +154,9 @@ def dead(
 def redrive(
     *,
     group: Annotated[str | None, typer.Option(help="Whose dead letters; an --id finds it alone.")] = None,
-    number: Annotated[int | None, typer.Option("--id", help="The key of this dead letter.")] = None,
+    number: Annotated[
+        int | None, typer.Option("--id", min=1, max=LARGEST_ID, help="The key of this dead letter.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="This key (organisation/record).")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every key.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait for the outcome.")] = True,

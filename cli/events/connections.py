@@ -12,13 +12,13 @@ from functools import cached_property
 import asyncpg
 import structlog
 
-from cli.home import InvalidSettings, NoPlatform, connected_settings
+from cli.home import InvalidSettings, NoPlatform, connected_settings, on_the_same_bus
 from cli.system import SERVICES
 from shared.db import Database
 from shared.db.database import UNAVAILABLE
 from shared.errors import ServiceUnavailable
 from shared.events import Bus, Consumer, Worker
-from shared.events.bus import BusAway
+from shared.events.bus import BusAway, WrongSetup
 from shared.events.connect import connect_bus
 from shared.settings import Settings
 
@@ -95,7 +95,7 @@ def answer(work: Callable[[Platform], Awaitable[int]]) -> int:
     """Run a command against the platform of this home; its exit status, 1 with a sentence where it cannot be asked."""
 
     async def run() -> int:
-        async with connected(connected_settings()) as platform:
+        async with connected(on_the_same_bus(connected_settings())) as platform:
             return await work(platform)
 
     with _quiet():
@@ -108,15 +108,22 @@ def answer(work: Callable[[Platform], Awaitable[int]]) -> int:
             return 0
         except (InvalidSettings, NoPlatform, CannotAnswer) as error:
             text = str(error)
-        except (ServiceUnavailable, BusAway, asyncpg.PostgresError, *UNAVAILABLE) as error:
-            text = _sentence(error)
+        except (ServiceUnavailable, BusAway, WrongSetup, asyncpg.PostgresError, *UNAVAILABLE) as error:
+            if isinstance(error, ValueError):
+                raise  # a value that asyncpg cannot send is a mistake of ours, not an outage
+            text = sentence(error)
     print(f"guardian: {text}", file=sys.stderr)
     return 1
 
 
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, BusAway):
-        return str(error)
+def sentence(error: BaseException) -> str:
+    """Why the platform cannot be asked, and what to do about it."""
+    if isinstance(error, (BusAway, WrongSetup)):
+        text = str(error).removesuffix(".")
+        lost = "Nothing is lost: events wait in the outboxes (guardian events outbox) and go on by themselves"
+        if isinstance(error, WrongSetup):
+            return f"{text}. {lost} once that is done."
+        return f"{text}. {lost} when it can be: check that the broker of KAFKA_BOOTSTRAP_SERVERS runs."
     if isinstance(error, (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError)):
         return (
             f"the database lets no service in ({error}): set GUARDIAN_SECRET_KEY (or GUARDIAN_HOME) to the platform's, "

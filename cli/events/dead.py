@@ -13,13 +13,14 @@ import orjson
 import typer
 
 from cli.events.connections import CannotAnswer, Group, Platform
-from cli.events.output import NOTHING, ago, local, many, print_json, table
+from cli.events.output import NOTHING, ago, fitting, local, many, print_json, printable, table
 from shared.events import deadletters
 from shared.events.deadletters import DeadLetter, Reason, redrive_signal
 from shared.events.wakeups import CHANNEL
 
 REASONS: tuple[Reason, ...] = ("failed", "invalid", "parked", "unsupported")
 _SHOWN_BODY = 8000
+_SHOWN_ERRORS = 10
 _LOOK_SECONDS = 0.25
 # What a redrive is about: everything of the keys it names.
 _MATCHING = """
@@ -36,9 +37,9 @@ WHERE consumer = $1 AND key = ANY ($2::text[]) ORDER BY key, id
 """
 MEANINGS: dict[Reason, str] = {
     "failed": "its handler failed",
-    "invalid": "it cannot be read, and never will be",
+    "invalid": "it cannot be read, whatever is tried",
     "parked": "it waits behind another of its key",
-    "unsupported": "it is too new for this release of its consumer",
+    "unsupported": "this release of its consumer does not know its type or version",
 }
 
 
@@ -67,21 +68,28 @@ async def listed(
         print("There are no dead letters" + (" like that." if group or key or organization_id or reason else "."))
         return 0
     rows = [_row(letter, several=len(groups) > 1) for letter in found]
-    columns = ["GROUP"] * (len(groups) > 1) + [">ID", "REASON", "TYPE", "RECORD", ">WHEN", ">TRIES", "ERROR"]
-    print(table(columns, rows))
+    columns = ["GROUP"] * (len(groups) > 1) + [">ID", "REASON", ">TRIES", ">WHEN", "TYPE"]
+    print(table(columns, rows, [_below(letter) for letter in found]))
     total = sum([await deadletters.count(each.database, each.name) for each in groups])
     name = group or found[0].consumer
-    print(f"\n{len(found):,} of {many(total, 'dead letter')}. One in full, and all of them again:")
-    print(f"  guardian events dead {found[0].id} --group {found[0].consumer}")
-    print(f"  guardian events redrive --group {name} --all")
+    one = f"  guardian events dead {found[0].id} --group {found[0].consumer}"
+    if all(letter.reason == "invalid" for letter in found):  # another try reads the same bytes
+        ways = ["One in full; dropped for good:", one, f"{one} --discard"]
+    else:
+        again = f"  guardian events redrive --group {name}"
+        ways = ["One in full; a key again, once its error is mended; all:", one, f"{again} --key KEY", f"{again} --all"]
+    print(f"\n{len(found):,} of {many(total, 'dead letter')}.", "\n".join(ways))
     return 0
 
 
 def _row(letter: DeadLetter, *, several: bool) -> list[str]:
-    record = letter.key.partition("/")[2] or letter.key
-    error = "" if letter.reason == "parked" else " ".join((letter.error or "").split())
-    cells = [str(letter.id), letter.reason, letter.event_type or NOTHING, record, ago(letter.created_at)]
-    return [letter.consumer] * several + [*cells, str(letter.attempts), error]
+    cells = [str(letter.id), letter.reason, str(letter.attempts), ago(letter.created_at), letter.event_type or NOTHING]
+    return [letter.consumer] * several + cells
+
+
+def _below(letter: DeadLetter) -> list[str]:
+    error = [] if letter.reason == "parked" else [fitting(f"error {letter.error or NOTHING}")]
+    return [f"key {printable(letter.key)}", *error]
 
 
 def as_object(letter: DeadLetter) -> dict[str, Any]:
@@ -139,10 +147,14 @@ async def shown(platform: Platform, number: int, *, group: str | None, as_json: 
     for name, value in facts.items():
         print(f"{name:<13} {value}")
     print("\n" + _pretty(letter.body))
-    print(f"\nHave it handled again:  guardian events redrive --group {letter.consumer} --id {letter.id}")
-    if letter.reason == "parked":
-        print(f"It waits behind:        guardian events dead {first} --group {letter.consumer}")
-    print(f"Drop it for good:       guardian events dead {letter.id} --group {letter.consumer} --discard")
+    again = f"Have it handled again:  guardian events redrive --group {letter.consumer} --id {letter.id}"
+    drop = f"Drop it for good:       guardian events dead {letter.id} --group {letter.consumer} --discard"
+    ways = [again, drop]
+    if letter.reason == "invalid":  # another try reads the same bytes; a newer release may read them
+        ways = [drop, again]
+    elif letter.reason == "parked":
+        ways = [f"It waits behind:        guardian events dead {first} --group {letter.consumer}", *ways]
+    print("", *ways, sep="\n")
     return 0
 
 
@@ -250,8 +262,15 @@ async def _outcome(owner: Group, ids: Sequence[int], keys: Sequence[str], wait: 
 
 
 def _print_failures(owner: Group, stopped: Sequence[Any], failed: int) -> None:
-    print(f"{many(len(stopped), 'key')} failed again ({many(failed, 'event')} still wait). By error:")
+    wait = "waits" if failed == 1 else "wait"
+    print(f"{many(len(stopped), 'key')} failed again ({many(failed, 'event')} still {wait}). By error:")
     errors = Counter(" ".join((row["error"] or "?").split()) for row in stopped)
-    for error, count in errors.most_common(5):
+    for error, count in errors.most_common(_SHOWN_ERRORS):
         first = next(row["id"] for row in stopped if " ".join((row["error"] or "?").split()) == error)
         print(f"  {count:,} × {error[:300]}   (guardian events dead {first} --group {owner.name})")
+    more = errors.most_common()[_SHOWN_ERRORS:]
+    if more:
+        print(
+            f"  and {many(len(more), 'other error')} of {many(sum(count for _, count in more), 'key')}: "
+            f"guardian events dead --group {owner.name}"
+        )

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from cli.events.connections import CannotAnswer, Group, Platform
+from cli.events.connections import CannotAnswer, Group, Platform, sentence
 from cli.events.output import NOTHING, ago, many, print_json, span, table
 from shared.events import Relay, deadletters
+from shared.events.bus import BusAway, WrongSetup
 from shared.events.postgres import PostgresBus
 
 _WATCH_SECONDS = 2.0
@@ -23,16 +24,20 @@ class GroupLag:
 
     group: str
     service: str
-    behind: int
+    behind: int | None
+    """Events it has not handled; None where the bus cannot be asked."""
     partitions: list[tuple[str, int, int]]
     dead_letters: int
     parked_keys: int
     members: int | None
     """Processes that consume; None where the bus does not say."""
+    bus_error: str | None = None
 
     @property
-    def state(self) -> Literal["not running", "behind", "up to date"]:
+    def state(self) -> Literal["waits for the bus", "not running", "behind", "up to date"]:
         """In a word."""
+        if self.behind is None:
+            return "waits for the bus"
         if self.members == 0:
             return "not running"
         return "behind" if self.behind else "up to date"
@@ -48,9 +53,13 @@ class Outbox:
 
 
 async def measure(group: Group) -> GroupLag:
-    """One group, now."""
-    waiting = await group.bus.lag(group.name)
+    """One group, now: of a bus that cannot be asked what the database knows."""
     dead, parked = await deadletters.counts(group.database, group.name)
+    try:
+        waiting = await group.bus.lag(group.name)
+        await group.bus.check(group.consumer.topics)
+    except (BusAway, WrongSetup) as error:
+        return GroupLag(group.name, group.service, None, [], dead, parked, None, sentence(error))
     members: int | None = None
     if isinstance(group.bus, PostgresBus):
         members = await group.database.pool.fetchval(_MEMBERS, group.name)
@@ -85,8 +94,11 @@ async def lag(platform: Platform, *, group: str | None, partitions: bool, watch:
         else:
             clear = "\033[H\033[2J" if watch and sys.stdout.isatty() else ""
             print(clear + "\n".join(_render(found, boxes, partitions=partitions)), flush=True)
+        errors = list(dict.fromkeys(each.bus_error for each in found if each.bus_error))
+        if errors and not as_json:
+            print("", *(f"guardian: {error}" for error in errors), sep="\n", file=sys.stderr)
         if not watch:
-            return 0
+            return 1 if errors else 0
         await asyncio.sleep(_WATCH_SECONDS)
 
 
@@ -103,17 +115,14 @@ def _print_json(found: Sequence[GroupLag], boxes: Sequence[Outbox], *, partition
 
 
 def _render(found: Sequence[GroupLag], boxes: Sequence[Outbox], *, partitions: bool) -> list[str]:
-    made: list[str] = [
-        table(
-            ["GROUP", ">EVENTS BEHIND", "STATE", ">DEAD LETTERS", ">PARKED KEYS"],
-            [[e.group, f"{e.behind:,}", e.state, f"{e.dead_letters:,}", f"{e.parked_keys:,}"] for e in found],
-        ),
-        "",
-    ]
+    behind = {each.group: "unknown" if each.behind is None else f"{each.behind:,}" for each in found}
+    rows = [[e.group, behind[e.group], e.state, f"{e.dead_letters:,}", f"{e.parked_keys:,}"] for e in found]
+    made = [table(["GROUP", ">EVENTS BEHIND", "STATE", ">DEAD LETTERS", ">PARKED KEYS"], rows), ""]
     if partitions:
         places = [[e.group, t, f"{n}", f"{c:,}"] for e in found for t, n, c in e.partitions]
-        behind = table(["GROUP", "TOPIC", ">PARTITION", ">EVENTS BEHIND"], places)
-        made += [behind if places else "No partition is behind.", ""]
+        listed = table(["GROUP", "TOPIC", ">PARTITION", ">EVENTS BEHIND"], places)
+        if places or not any(each.bus_error for each in found):
+            made += [listed if places else "No partition is behind.", ""]
     made.append(_outbox_table(boxes))
     hints = [f"guardian events dead --group {e.group}   # what failed" for e in found if e.dead_letters]
     hints += [f"guardian run {e.service} --role worker   # consumes, as 'guardian up' does" for e in found
@@ -144,9 +153,9 @@ async def outbox(platform: Platform, *, services: Sequence[str], listed: bool, l
     if not rows:
         print("Every outbox is empty: all events are on the bus.")
         return 0
-    lines = [[b.service, f"{r['seq']}", ago(_time(r)), r["type"], r["key"].partition("/")[2], str(r["id"])]
-             for b, r in rows]  # fmt: skip
-    print(table(["SERVICE", ">SEQ", ">WRITTEN", "TYPE", "RECORD", "EVENT"], lines))
+    lines = [[box.service, f"{row['seq']}", ago(_time(row)), row["type"]] for box, row in rows]
+    below = [[f"event {row['id']}", f"key {row['key']}"] for _, row in rows]
+    print(table(["SERVICE", ">SEQ", ">WRITTEN", "TYPE"], lines, below))
     unsent = sum(box.unsent for box in boxes)
     if unsent > len(rows):
         print(f"\n{many(len(rows), 'event')} of {unsent:,}; --limit shows more of each service.")

@@ -21,8 +21,11 @@ def print_json(values: Mapping[str, Any]) -> None:
     print(orjson.dumps(values, default=str).decode(), flush=True)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under a line of headings; a column that begins with ``>`` is of numbers. A terminal cuts the last one."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], below: Sequence[Sequence[str]] | None = None) -> str:
+    """Rows under a line of headings; a column that begins with ``>`` is of numbers. A terminal cuts the last one.
+
+    ``below`` are further lines of each row, for what is long: they are never cut, so that they can be copied.
+    """
     names = [column.removeprefix(">") for column in columns]
     widths = [max(map(len, cells)) for cells in zip(names, *rows, strict=True)]
     terminal = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -36,7 +39,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return text if terminal is None or len(text) <= terminal else f"{text[: terminal - 1]}…"
 
     head = line(names) if terminal is None else f"\033[1m{line(names)}\033[0m"
-    return "\n".join([head, *map(line, rows)])
+    further = below if below is not None else [()] * len(rows)
+    indented = [[line(cells), *(f"  {each}" for each in lines)] for cells, lines in zip(rows, further, strict=True)]
+    return "\n".join([head, *(each for lines in indented for each in lines)])
+
+
+def fitting(text: str) -> str:
+    """A text on one line of a table's ``below``; a terminal cuts it."""
+    text = printable(" ".join(text.split()))
+    room = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else len(text)
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def printable(text: str) -> str:
+    """A text of somebody else, without what would steer a terminal."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def moment(text: str) -> datetime:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from types import FrameType
 
 import psutil
 
-from deploy.kafka.broker import Broker
+from deploy.kafka.broker import Broker, PortTaken
 from deploy.kafka.jars import VERSION, KafkaError
+from deploy.kafka.protocol import choose_port
+from deploy.postgres.server import is_free
 
 
 def say(line: str) -> None:
@@ -63,6 +66,17 @@ def status(broker: Broker) -> int:
     return 0 if process else 1
 
 
+def _elsewhere(broker: Broker, home: Path) -> str:
+    """How to start it on another port, and the platform on it."""
+    port = next((each for each in range(broker.port + 1, 65536) if is_free(each)), None) or choose_port()
+    same = f"GUARDIAN_HOME={shlex.quote(str(home))} " if "GUARDIAN_HOME" in os.environ else ""
+    folder = f"--folder {shlex.quote(str(broker.folder))} " if broker.folder != (home / "kafka").resolve() else ""
+    return (
+        f"Choose another one, here and for the platform:\n\n  {same}make kafka ARGS={shlex.quote(f'{folder}--port {port}')}\n"
+        f"  {same}KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:{port} make run\n"
+    )
+
+
 def main() -> int:
     """Read the command line, do it, and say in a sentence what went wrong."""
     home = Path(os.environ.get("GUARDIAN_HOME", ".guardian"))
@@ -73,8 +87,14 @@ def main() -> int:
     options = parser.parse_args()
     commands = {"up": up, "down": down, "status": status}
     try:
+        if options.port is not None and not 1 <= options.port <= 65535:
+            raise KafkaError(f"--port must be from 1 to 65535, and {options.port} is not")
         known = (options.folder / "broker.json").exists()
-        return commands[options.command](Broker(options.folder, options.port or (None if known else 9092)))
+        broker = Broker(options.folder, options.port or (None if known else 9092))
+        try:
+            return commands[options.command](broker)
+        except PortTaken as error:
+            raise KafkaError(f"{error}. {_elsewhere(broker, home)}") from error
     except KafkaError as error:
         sys.stderr.write(f"{error}\n" + (f"\n{error.log}\n" if error.log else ""))
         return 1

@@ -21,6 +21,10 @@ from deploy.postgres.server import is_free
 _JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Dlog4j2.level=WARN")
 
 
+class PortTaken(KafkaError):
+    """Somebody else listens where the broker should."""
+
+
 class Broker:
     """One broker with all it keeps in ``folder``; it can be stopped or killed and started again, on the same port.
 
@@ -47,7 +51,7 @@ class Broker:
         self._replace_left_behind()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not is_free(self.port):
-            raise KafkaError(f"port {self.port} of 127.0.0.1 is taken by another program; choose another port")
+            raise PortTaken(f"port {self.port} of 127.0.0.1 is taken by another program")
         jars, program = fetch(), java()
         configuration = self._configure()
         if not (self.folder / "data" / "meta.properties").exists():

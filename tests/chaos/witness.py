@@ -15,7 +15,8 @@ from cli.home import connected_settings
 from cli.system import SERVICES
 from shared import logs
 from shared.db import Database, Session
-from shared.db.migrations import owner_dsn, provision
+from shared.db.migrations import provision
+from shared.db.versions import owner_dsn
 from shared.events import CloudEvent, Consumer, Tuning, Worker
 from shared.events.connect import connect_bus
 from shared.events.schema import bus_grants, system_tables_ddl

@@ -1,7 +1,11 @@
 """A migrated database with events in it, and the commands run against it, for the tests of ``guardian events``."""
 
 import asyncio
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +28,7 @@ from shared.ids import new_id
 from shared.settings import Settings
 
 T = TypeVar("T")
+ROOT = Path(__file__).parents[2]
 CRM = topic_of("crm")
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -74,6 +79,27 @@ class EventPlatform:
         (line,) = self.run(*arguments, status=1).splitlines()
         assert line.startswith("guardian: ")
         return line.removeprefix("guardian: ")
+
+    def on_terminal(self, columns: int, *arguments: str) -> list[str]:
+        """The lines of a command whose output is a terminal."""
+        ours, its = os.openpty()
+        environment = {**os.environ, "COLUMNS": str(columns), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        try:
+            subprocess.run(
+                [sys.executable, "-m", "cli.main", "events", *arguments],
+                cwd=ROOT,
+                env=environment,
+                stdout=its,
+                check=True,
+            )
+            os.close(its)
+            text = b""
+            with contextlib.suppress(OSError):  # how Linux tells the end
+                while read := os.read(ours, 65536):
+                    text += read
+        finally:
+            os.close(ours)
+        return text.decode().splitlines()
 
     def do(self, service: str, work: Callable[[Database], Awaitable[T]]) -> T:
         async def run() -> T:

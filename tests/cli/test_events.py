@@ -1,17 +1,21 @@
 """``guardian events`` on the tables and the log of a real PostgreSQL."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
 
-from cli.events import output
+from cli.events import dead, output
 from cli.main import app
+from deploy.postgres import free_port
 from shared.clock import FixedClock
 from shared.ids import new_id
 from tests.cli.event_platform import CRM, TRACE_ID, EventPlatform, ids, make_event, poisoned
+from tests.shared.events.kafka_topics import make_topic
 
 
 @pytest.fixture
@@ -75,7 +79,7 @@ class TestLag:
         group, identity, crm = platform.objects("lag")
         assert group == {
             "kind": "group", "group": "audit", "service": "audit", "behind": 3, "dead_letters": 0, "parked_keys": 0,
-            "members": 0, "state": "not running",
+            "members": 0, "bus_error": None, "state": "not running",
         }  # fmt: skip
         assert (identity["service"], identity["unsent"], crm["service"], crm["unsent"]) == ("identity", 0, "crm", 2)
         assert crm["oldest_seconds"] > 0
@@ -92,6 +96,20 @@ class TestLag:
         assert platform.refuses("lag", "--group", "x") == "there is no consumer group 'x'; there is: audit"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["redrive", "--id", "99999999999999999999"],
+        ["redrive", "--id", "0"],
+        ["dead", "99999999999999999999"],
+        ["dead", "--limit", "999999999999999999999"],
+        ["outbox", "--list", "--limit", "999999999999999999999"],
+    ],
+)
+def test_a_number_that_can_be_none_is_said_so(platform: EventPlatform, arguments: list[str]) -> None:
+    assert "Invalid value" in platform.run(*arguments, status=2)
+
+
 class TestOutbox:
     def test_what_waits(self, platform: EventPlatform) -> None:
         assert "all events are on the bus" in platform.run("outbox", "--list")
@@ -106,6 +124,10 @@ class TestOutbox:
         ] * 2
         assert "2 events of 3" in platform.run("outbox", "--list", "--limit", "2")
         assert "there is: identity, crm" in platform.refuses("outbox", "--service", "audit")
+        lines = platform.on_terminal(80, "outbox", "--list")
+        for each in platform.objects("outbox", "--list"):
+            assert f"  event {each['id']}" in lines
+            assert f"  key {each['key']}" in lines
 
 
 class TestDead:
@@ -125,6 +147,19 @@ class TestDead:
         assert "4 of 4 dead letters" in shown
         assert "guardian events redrive --group audit --all" in shown
         assert "no dead letters like that" in platform.run("dead", "--key", "x")
+        unreadable = platform.run("dead", "--reason", "invalid")
+        assert "--discard" in unreadable
+        assert "redrive" not in unreadable
+        assert all(f"key {each['key']}\n" in shown for each in found)
+        assert "error CharacterNotInRepertoireError(" in shown
+
+    def test_a_narrow_terminal_shows_what_is_needed_to_go_on(self, platform: EventPlatform, letters: UUID) -> None:
+        found = platform.objects("dead")
+        head, *lines = platform.on_terminal(80, "dead")
+        assert head.split("\033")[1].split() == ["[1mID", "REASON", "TRIES", "WHEN", "TYPE"]
+        assert [line for line in lines if line.startswith("  key ")] == [f"  key {each['key']}" for each in found]
+        assert len([line for line in lines if line.startswith("  error ")]) == 3
+        assert all(len(line) <= 80 for line in lines)
 
     def test_one_in_full(self, platform: EventPlatform, letters: UUID) -> None:
         shown = platform.run("dead", str(letter(platform, "failed")))
@@ -135,10 +170,14 @@ class TestDead:
         assert "1 event of the same key" in shown
         number = letter(platform, "unsupported")
         newer = platform.run("dead", str(number), "--group", "audit")
-        assert "contact.created has version 2, and audit reads versions up to 1: deploy a release of audit" in newer
+        assert (
+            "contact.created has version 2, and audit reads versions up to 1. Where a newer release of audit" in newer
+        )
         assert f"guardian events redrive --group audit --id {number}" in newer
         assert "waits behind another" in platform.run("dead", str(letter(platform, "parked")))
-        assert '"unreadable": 1' in platform.run("dead", str(letter(platform, "invalid")))
+        unreadable = platform.run("dead", str(letter(platform, "invalid")))
+        assert '"unreadable": 1' in unreadable
+        assert 0 < unreadable.index("--discard") < unreadable.index("guardian events redrive")
         assert "no dead letter has the id 999" in platform.refuses("dead", "999")
 
     def test_discard_frees_what_waits_behind(self, platform: EventPlatform, letters: UUID) -> None:
@@ -177,6 +216,16 @@ class TestRedrive:
         assert "4 events of 3 keys" in said
         assert "4 events not tried within 0.3 s; still asked for. Is audit's worker running?" in said
         assert "has not tried it yet" in platform.run("dead", number)
+
+    @pytest.mark.parametrize(("errors", "last"), [(10, "1 × error 9"), (12, "and 2 other errors of 2 keys: ")])
+    def test_no_error_goes_unsaid(self, capsys: pytest.CaptureFixture[str], errors: int, last: str) -> None:
+        stopped = [{"id": n, "key": f"k{n}", "error": f"error {n}"} for n in range(errors)]
+        dead._print_failures(SimpleNamespace(name="audit"), stopped, errors)  # type: ignore[arg-type]
+        assert capsys.readouterr().out.splitlines()[-1].strip().startswith(last)
+
+    def test_one_event_waits(self, capsys: pytest.CaptureFixture[str]) -> None:
+        dead._print_failures(SimpleNamespace(name="audit"), [{"id": 1, "key": "k", "error": None}], 1)  # type: ignore[arg-type]
+        assert "1 key failed again (1 event still waits). By error:" in capsys.readouterr().out
 
 
 class TestReplay:
@@ -230,6 +279,45 @@ def test_a_database_that_is_away_or_not_ours_is_a_sentence(
     assert "the database cannot be reached" in platform.refuses(*command.split())
     monkeypatch.setenv("DATABASE_URL", empty_database)
     assert "guardian migrate" in platform.refuses(*command.split())
+
+
+def test_a_broker_that_is_away(platform: EventPlatform, letters: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform.publish(letters, 2)
+    servers = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
+    group, _, crm = platform.objects("lag", status=1)
+    assert (group["behind"], group["state"], group["dead_letters"]) == (None, "waits for the bus", 4)
+    assert (crm["unsent"], servers in group["bus_error"]) == (2, True)
+    shown = platform.run("lag", "--partitions", status=1)
+    assert shown.splitlines()[1].split() == ["audit", "unknown", "waits", "for", "the", "bus", "4", "3"]
+    assert "No partition is behind" not in shown
+    for said in (
+        shown,
+        platform.run("tail", status=1),
+        platform.run("replay", "--group", "audit", "--from", "1h", status=1),
+    ):
+        assert f"guardian: Kafka at {servers} cannot be reached" in said
+        assert "Nothing is lost: events wait in the outboxes (guardian events outbox)" in said
+        assert "KAFKA_BOOTSTRAP_SERVERS" in said
+    assert platform.objects("outbox")[1]["unsent"] == 2
+
+
+def test_a_topic_that_somebody_made(
+    platform: EventPlatform, kafka_servers: str, kafka_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", kafka_servers)
+    monkeypatch.setenv("KAFKA_PREFIX", kafka_prefix)
+    asyncio.run(make_topic(kafka_servers, f"{kafka_prefix}.crm.events", 3))
+    assert platform.objects("lag", status=1)[0]["behind"] is None
+    for command in (
+        "tail --no-follow",
+        "replay --group audit --from 1h --yes",
+        "replay --group audit --from 1h --dry-run",
+    ):
+        said = platform.refuses(*command.split())
+        assert f"The Kafka topic {kafka_prefix}.crm.events has 3 partitions" in said
+        assert "stop it, remove .guardian/kafka with all its events, start it again" in said
+        assert "go on by themselves once that is done." in said
 
 
 def test_nothing_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

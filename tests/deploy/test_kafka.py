@@ -3,8 +3,10 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -159,10 +161,27 @@ def test_make_kafka_runs_until_down_or_ctrl_c(jars_here: None, tmp_path: Path) -
     assert status.returncode == 1
 
 
+def test_a_port_that_is_taken_or_none_is_said_with_what_to_do(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with _command("up", "--port", str(port), folder=tmp_path / "kafka") as up:
+            said = up.communicate()[0]
+    assert up.returncode == 1
+    assert f"port {port} of 127.0.0.1 is taken by another program" in said
+    (other,) = re.findall(r"make kafka ARGS='--folder .*/kafka --port (\d+)'", said)
+    assert f"KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:{other} make run" in said
+    assert int(other) != port
+    for port in (99999, 0):
+        with _command("up", "--port", str(port), folder=tmp_path / "none") as up:
+            assert up.communicate()[0] == f"--port must be from 1 to 65535, and {port} is not\n"
+        assert up.returncode == 1
+    assert not (tmp_path / "none").exists()
+
+
 def _command(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "deploy.kafka", *arguments, "--folder", str(folder)],
-        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 

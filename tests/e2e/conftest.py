@@ -37,15 +37,7 @@ def platforms(request: pytest.FixtureRequest) -> Iterator[Callable[[Mode], Runni
 
         def of(mode: Mode) -> RunningPlatform:
             if mode not in started:
-                # The fuzzer guesses passwords; the tests after it must still be able to sign in.
-                relaxed = {f"GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_{each}": "100000" for each in ("ACCOUNT", "ADDRESS")}
-                running = RunningPlatform(
-                    stack.enter_context(_home()),
-                    mode,
-                    _servers(request, mode),
-                    GUARDIAN_DEMO_HISTORY="false",
-                    **relaxed,
-                )
+                running = RunningPlatform(stack.enter_context(_home()), mode, _servers(request, mode), _RELAXED)
                 stack.callback(running.stop)
                 running.start()
                 started[mode] = running
@@ -64,7 +56,7 @@ def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], Running
 def used_home() -> Iterator[Path]:
     """The home of a platform that ran and was stopped: a copy of it spares a test the first start."""
     with _home() as home:
-        running = RunningPlatform(home, POSTGRES)
+        running = RunningPlatform(home, POSTGRES, measured=False)
         running.start()
         assert running.stop() == 0
         yield home
@@ -76,7 +68,7 @@ def own_platform(request: pytest.FixtureRequest, used_home: Path) -> Iterator[Ru
     mode: Mode = request.param
     with _home() as home:
         subprocess.run(["cp", "-a", str(used_home), str(home)], check=True)
-        running = RunningPlatform(home, mode, _servers(request, mode))
+        running = RunningPlatform(home, mode, _servers(request, mode), measured=mode is POSTGRES)
         yield running
         if running.process is not None:
             running.stop()

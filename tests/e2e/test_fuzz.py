@@ -35,7 +35,7 @@ def _calls(examples: int) -> settings:
 
 @pytest.mark.parametrize("platform", [pytest.param(SPLIT, id="split", marks=pytest.mark.kafka)], indirect=True)
 @schema.parametrize()  # type: ignore[untyped-decorator]
-@_calls(12)
+@_calls(8)
 def test_single_calls(case: Any, platform: RunningPlatform) -> None:
     _call(case, platform)
 
@@ -45,7 +45,7 @@ def test_single_calls(case: Any, platform: RunningPlatform) -> None:
     indirect=True,
 )  # fmt: skip
 @schema.parametrize()  # type: ignore[untyped-decorator]
-@_calls(2)
+@_calls(1)
 def test_a_few_calls(case: Any, platform: RunningPlatform) -> None:
     _call(case, platform)
 
@@ -68,7 +68,7 @@ def test_sequences_of_calls(platform: RunningPlatform) -> None:
 
     Calls.run(
         settings=settings(
-            max_examples=20 if platform.mode is SPLIT else 3,
+            max_examples=12 if platform.mode is SPLIT else 3,
             stateful_step_count=8,
             deadline=None,
             suppress_health_check=list(HealthCheck),

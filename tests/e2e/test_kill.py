@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.platform import RunningPlatform, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-KILLS = {"postgres": 10, "kafka": 3, "split": 3}
+KILLS = {"postgres": 10, "kafka": 3, "split": 2}
 WRITERS = 4
 
 

@@ -154,8 +154,6 @@ def test_migrate_without_a_platform_says_so(own_platform: RunningPlatform) -> No
 
 
 async def test_a_home_of_an_older_release_is_migrated_and_of_a_newer_one_refused(own_platform: RunningPlatform) -> None:
-    own_platform.start()
-    own_platform.stop()
     with EmbeddedPostgres(own_platform.home) as postgres:
         connection = await asyncpg.connect(postgres.dsn)
         await connection.execute("DROP SCHEMA audit CASCADE; COMMENT ON SCHEMA bus IS 'older'")

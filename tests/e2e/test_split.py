@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -127,8 +126,8 @@ def test_every_process_comes_back(platform: RunningPlatform) -> None:
 
 @contextlib.contextmanager
 def _beside(platform: RunningPlatform, service: str, number: int) -> Iterator[subprocess.Popen[bytes]]:
-    """One more worker of a service, started in another terminal, where only the home is known."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARDIAN_")}
+    """One more worker of a service, started in another terminal, where only the home and the bus are known."""
+    environment = {name: value for name, value in platform.environment.items() if not name.startswith("GUARDIAN_")}
     port = free_port()
     log = platform.home.with_name(f"{service}-{number}.log").open("wb")
     process = subprocess.Popen(

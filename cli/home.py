@@ -70,15 +70,13 @@ def changed(settings: Settings, **values: object) -> Settings:
 
 
 @contextmanager
-def running(settings: Settings, *, split: bool) -> Iterator[None]:
+def running(settings: Settings) -> Iterator[None]:
     """Tell the other commands, for the length of the block, that a platform runs here and how to find its bus."""
     path = settings.home / RUNNING_FILE
     found = {
         "pid": os.getpid(),
-        "base_url": settings.base_url,
         "kafka_bootstrap_servers": settings.kafka_bootstrap_servers,
         "kafka_prefix": settings.kafka_prefix,
-        "split": split,
     }
     write_private(path, json.dumps(found, indent=2) + "\n")
     try:

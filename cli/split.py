@@ -65,7 +65,7 @@ async def _run(settings: Settings, listeners: dict[str, socket.socket], postgres
     if not await is_prepared(settings) and not await _prepare(inherited, stopping):
         return
     kept = {name: _kept(settings, name, listener, inherited) for name, listener in listeners.items()}
-    with home.running(settings, split=True):
+    with home.running(settings):
         async with watching(postgres):
             keeping = [asyncio.create_task(each.keep(), name=each.name) for each in kept.values()]
             greeting = await spawn(["cli.greet", str(os.getpid())], inherited)

@@ -48,7 +48,7 @@ async def _run(settings: Settings, listener: socket.socket, postgres: EmbeddedPo
     await prepare_database(settings)
     server = GatewayProcess(load_gateway(settings, load_apps(settings)), settings)
     stopping = Stopping(postgres.retire if postgres else None)
-    with home.running(settings, split=False):
+    with home.running(settings):
         async with watching(postgres), working(load_workers(settings)):
             greeting = asyncio.create_task(_greet(settings, server))
             greeting.add_done_callback(_tell_failure)

@@ -53,10 +53,6 @@ class ConnectionGuard:
         self._timer: asyncio.TimerHandle | None = None
         self._swept = 0.0
 
-    @property
-    def open_connections(self) -> int:
-        return len(self._open)
-
     def admit(self, connection: Connection, address: str, loop: asyncio.AbstractEventLoop) -> bool:
         """Register a connection; False when its address holds too many already (it is swept all the same)."""
         count = self._by_address.get(address, 0) + 1

@@ -18,7 +18,6 @@ from shared.events import deadletters
 from shared.events.deadletters import DeadLetter, Reason, redrive_signal
 from shared.events.wakeups import CHANNEL
 
-REASONS: tuple[Reason, ...] = ("failed", "invalid", "parked", "unsupported")
 _SHOWN_BODY = 8000
 _SHOWN_ERRORS = 10
 _LOOK_SECONDS = 0.25

@@ -42,10 +42,8 @@ class BusFeatures:
     """What one adapter can do beyond the interface, or cannot."""
 
     name: str
-    persistent: bool
     atomic_relay: bool
     """Events move from the outbox to the log in one transaction: a relay never duplicates."""
-    crosses_processes: bool
     takeover_seconds: float
     """Longest time until the partitions of a lost member are owned again."""
     prunes: bool = True

@@ -17,7 +17,7 @@ from shared.events.partition import PARTITIONS, partition_of
 class MemoryBus:
     """Lists for logs, dictionaries for cursors; the members of a group share partitions by their order."""
 
-    features = BusFeatures("memory", False, False, False, 0.0)
+    features = BusFeatures("memory", atomic_relay=False, takeover_seconds=0.0)
 
     def __init__(self) -> None:
         self._logs: dict[Partition, list[Received]] = {}

@@ -83,7 +83,7 @@ class PostgresBus:
     """The log in the schema ``bus``, reached with one service's role."""
 
     def __init__(self, database: Database, *, lease_seconds: float = LEASE_SECONDS) -> None:
-        self.features = BusFeatures("postgres", True, True, True, lease_seconds + BEAT_SECONDS)
+        self.features = BusFeatures("postgres", atomic_relay=True, takeover_seconds=lease_seconds + BEAT_SECONDS)
         self.database = database
         self.lease = timedelta(seconds=lease_seconds)
         self.post: wakeups.Post | None = None

@@ -8,6 +8,7 @@ comparison of its last three characters; where no collector is set, not even tha
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeGuard
 
 from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
@@ -21,9 +22,13 @@ from shared.events.envelope import CloudEvent
 _W3C = TraceContextTextMapPropagator()
 
 
+def _is_sampled(traceparent: str | None) -> TypeGuard[str]:
+    return traceparent is not None and traceparent.endswith("-01")
+
+
 def innermost(traceparent: str | None) -> str | None:
     """The open span of the same trace, where there is one: what is published inside it is its child."""
-    if traceparent is not None and traceparent.endswith("-01"):
+    if _is_sampled(traceparent):
         carrier: dict[str, str] = {}
         _W3C.inject(carrier)
         here = carrier.get("traceparent", "")
@@ -34,7 +39,7 @@ def innermost(traceparent: str | None) -> str | None:
 
 def sampled(events: Iterable[CloudEvent]) -> list[str]:
     """The ``traceparent`` of those events whose trace is kept."""
-    return [each.traceparent for each in events if each.traceparent is not None and each.traceparent.endswith("-01")]
+    return [each.traceparent for each in events if _is_sampled(each.traceparent)]
 
 
 class Spans:
@@ -66,7 +71,7 @@ class Spans:
     def processing(self, group: str, run: Sequence[Received]) -> Iterator[None]:
         """A ``process`` span for each sampled event of a run; the first one is current inside the block."""
         kept = self._provider.exports and [
-            each for each in run if each.event is not None and (each.event.traceparent or "").endswith("-01")
+            each for each in run if each.event is not None and _is_sampled(each.event.traceparent)
         ]
         if not kept:
             yield

@@ -37,7 +37,7 @@ class KafkaBus:
 
     def __init__(self, settings: Settings, service: str, *, beat_seconds: float = BEAT_SECONDS) -> None:
         self.features = BusFeatures(
-            "kafka", True, False, True, takeover_seconds=SESSION_SECONDS + beat_seconds + 1, prunes=False
+            "kafka", atomic_relay=False, takeover_seconds=SESSION_SECONDS + beat_seconds + 1, prunes=False
         )
         self._options = connection(settings, f"guardian-{service}")
         self._consuming = consumer_options(self._options, beat_seconds)

@@ -3,6 +3,8 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
+# Where a machine forbids it, every process of ours would compile all of our code again.
+export PYTHONDONTWRITEBYTECODE :=
 
 ##@ Use it
 .PHONY: help run migrate doctor kafka

@@ -12,7 +12,7 @@ from cli.demo import load as demo
 from cli.processes import until_answers
 from cli.start import local_url
 from shared import logs
-from shared.settings import Settings
+from shared.settings import Settings, from_environment
 
 DEMO_FILE = "demo.json"
 
@@ -39,7 +39,7 @@ async def _until_all_answer(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    found = home.load_settings()
+    found = from_environment(Settings)
     logs.configure(found)
     try:
         asyncio.run(greet(found, int(sys.argv[1])))

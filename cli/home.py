@@ -9,37 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import SecretStr, ValidationError
-from pydantic_settings import SettingsError
+from pydantic import SecretStr
 
 from cli.postgres import EmbeddedPostgres
-from shared.settings import DEVELOPMENT_SECRET, Settings
+from shared.settings import DEVELOPMENT_SECRET, Settings, from_environment
 
 SECRET_FILE = "secret.key"  # noqa: S105 (a file name)
 RUNNING_FILE = "running.json"
 """What other commands must know of a platform that runs here."""
-
-
-class InvalidSettings(Exception):
-    """Which environment variables are wrong, and how."""
-
-
-def load_settings() -> Settings:
-    """The settings of the environment; raises ``InvalidSettings`` with a line for each that is wrong."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise InvalidSettings("\n".join(_explain(item["loc"], item["msg"]) for item in error.errors())) from None
-    except SettingsError as error:  # a list or an object whose JSON cannot be read
-        name = next((each for each in Settings.model_fields if f'"{each}"' in str(error)), "")
-        raise InvalidSettings(f"GUARDIAN_{name.upper()}: must be JSON, as in .env.example") from None
-
-
-def _explain(location: tuple[int | str, ...], message: str) -> str:
-    name = str(location[0]) if location else ""
-    variable = name if name.isupper() else f"GUARDIAN_{name.upper()}"
-    text = message.removeprefix("Value error, ")
-    return f"{variable}: {text}" if location else text
 
 
 def write_private(path: Path, text: str) -> None:
@@ -94,7 +71,7 @@ def connected_settings(*, required: bool = True) -> Settings:
 
     Raises ``NoPlatform`` when there is no database, unless that is not ``required``.
     """
-    settings = load_settings()
+    settings = from_environment(Settings)
     if (settings.home / SECRET_FILE).exists():
         settings = with_secret(settings)
     if settings.database_url is not None:

@@ -1,5 +1,6 @@
 """The command line. A command imports what it needs when it runs, so that ``guardian --help`` is instant."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +32,10 @@ def doctor(
 ) -> None:
     """Say what this machine lacks, and the command that mends it. Ends with 1 when something needed is missing."""
     from cli.doctor import examine, render, render_json
-    from cli.home import InvalidSettings, load_settings
+    from shared.settings import InvalidSettings, Settings, from_environment
 
     try:
-        settings = load_settings()
+        settings = from_environment(Settings)
     except InvalidSettings as error:
         print(f"guardian: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
@@ -52,10 +53,10 @@ def up(
     ] = False,
 ) -> None:
     """Start the whole platform, with its own PostgreSQL unless DATABASE_URL is set."""
-    from cli.home import load_settings
-
     with _starting():
-        settings = load_settings()  # a wrong one is said at once, before everything is imported
+        from shared.settings import Settings, from_environment
+
+        settings = from_environment(Settings)  # a wrong one is said at once, before everything is imported
         if split:
             from cli.split import up_split
 
@@ -82,18 +83,19 @@ def run(
     fd: Annotated[int | None, typer.Option(help="Serve on this inherited socket.")] = None,
 ) -> None:
     """Run one service, or the gateway, in this process. Needs DATABASE_URL; migrate first."""
-    from cli.home import connected_settings
-    from cli.run import run as run_service
-
     with _starting():
+        from cli.home import connected_settings
+        from cli.run import run as run_service
+
         run_service(connected_settings(required=False), service, role=role.value, descriptor=fd)
 
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Say in a sentence why something cannot start."""
-    from cli.home import InvalidSettings
+    """Say in a sentence why something cannot start. What is imported on the way is no garbage: none is looked for."""
+    gc.disable()
     from cli.start import CannotStart
+    from shared.settings import InvalidSettings
 
     try:
         yield
@@ -102,6 +104,8 @@ def _starting() -> Iterator[None]:
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+    finally:
+        gc.enable()
 
 
 @app.command()

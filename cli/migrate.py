@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import asyncpg
 
-from cli.home import InvalidSettings, NoPlatform, connected_settings
+from cli.home import NoPlatform, connected_settings
 from cli.system import GATEWAY_ROLE, SCHEMAS
 from shared.db.database import UNAVAILABLE
 from shared.db.versions import Migration, knows, owner_dsn, status
 from shared.events.schema import applied_bus_version, bus_version
-from shared.settings import Settings
+from shared.settings import InvalidSettings, Settings
 
 UNREACHABLE = (*UNAVAILABLE, asyncpg.PostgresError)
 """What a database that is away, wrong or not ours to migrate raises."""

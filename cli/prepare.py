@@ -13,7 +13,7 @@ from cli.postgres import EmbeddedPostgres
 from cli.progress import step
 from cli.start import CannotStart
 from deploy.postgres import PostgresError
-from shared.settings import Settings
+from shared.settings import Settings, from_environment
 
 
 def refuse_production_without_database(settings: Settings) -> None:
@@ -63,7 +63,7 @@ def _sentences() -> Iterator[None]:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(prepare_database(home.load_settings()))
+        asyncio.run(prepare_database(from_environment(Settings)))
     except CannotStart as error:
         print(f"guardian cannot start: {error}", file=sys.stderr)
         sys.exit(1)

@@ -13,7 +13,7 @@ import uvicorn
 import uvloop
 
 from cli.serving import ServiceServer, serve
-from cli.start import CannotStart, Stopping, collect_seldom, listen, unwind_on_sigterm
+from cli.start import CannotStart, Stopping, listen, unwind_on_sigterm
 from cli.system import SERVICES, Service
 from shared import logs
 from shared.db.database import UNAVAILABLE, service_dsn
@@ -45,7 +45,6 @@ def run(settings: Settings, name: str, *, role: Role, descriptor: int | None) ->
     Raises ``CannotStart`` with a sentence for people.
     """
     unwind_on_sigterm()
-    collect_seldom()
     service = next((each for each in SERVICES if each.name == name), None)
     _refuse(settings, name, service, role)
     logs.configure(settings)

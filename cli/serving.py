@@ -7,7 +7,7 @@ from typing import Any
 
 import uvicorn
 
-from cli.start import BACKLOG, ObeysNoSignals, Stopping
+from cli.start import BACKLOG, ObeysNoSignals, Stopping, collect_seldom
 
 GRACE_SECONDS = 8
 KEEP_ALIVE_SECONDS = 75
@@ -45,6 +45,7 @@ async def serve(server: uvicorn.Server, listener: socket.socket, stopping: Stopp
         logging.disable(logging.CRITICAL)  # everything that is cut off now would say so, with a traceback
         limit.reschedule(asyncio.get_running_loop().time())
 
+    collect_seldom()
     limit = asyncio.timeout(None)
     try:
         async with limit:

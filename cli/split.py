@@ -16,7 +16,7 @@ from cli import home
 from cli.postgres import EmbeddedPostgres
 from cli.prepare import is_prepared, refuse_production_without_database, with_database
 from cli.processes import Kept, spawn, stop
-from cli.start import BACKLOG, CannotStart, Stopping, bind, listen, local_url, unwind_on_sigterm
+from cli.start import BACKLOG, CannotStart, Stopping, bind, collect_seldom, listen, local_url, unwind_on_sigterm
 from cli.system import SERVICES
 from cli.watch import watching
 from shared import logs
@@ -32,6 +32,7 @@ def up_split(settings: Settings) -> None:
     Raises ``CannotStart`` with a sentence for people.
     """
     unwind_on_sigterm()
+    collect_seldom()
     refuse_production_without_database(settings)
     with ExitStack() as stack:
         listeners = {GATEWAY: stack.enter_context(listen(settings))}

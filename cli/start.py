@@ -55,11 +55,14 @@ def local_url(settings: Settings) -> str:
 
 
 def collect_seldom() -> None:
-    """Look for cyclic garbage less often: a batch of events is a hundred thousand objects and not one cycle.
+    """Look for cyclic garbage, but seldom, and not among what is there by now and stays.
 
-    With Python's own threshold a third of the time that reading a batch takes goes into looking.
+    A batch of events is a hundred thousand objects and not one cycle: with Python's own threshold a third of
+    the time that reading a batch takes goes into looking.
     """
+    gc.freeze()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 def unwind_on_sigterm() -> None:

@@ -14,7 +14,7 @@ from cli.hosting import GatewayProcess, load_apps, load_gateway, load_workers, w
 from cli.postgres import EmbeddedPostgres
 from cli.prepare import prepare_database, refuse_production_without_database, with_database
 from cli.serving import serve
-from cli.start import Stopping, collect_seldom, listen, unwind_on_sigterm
+from cli.start import Stopping, listen, unwind_on_sigterm
 from cli.watch import watching
 from shared import logs
 from shared.settings import Settings
@@ -28,7 +28,6 @@ def up(settings: Settings) -> None:
     Raises ``CannotStart`` with a sentence for people.
     """
     unwind_on_sigterm()
-    collect_seldom()
     refuse_production_without_database(settings)
     listener = listen(settings)
     postgres = EmbeddedPostgres(settings.home)

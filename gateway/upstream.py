@@ -10,7 +10,7 @@ Whatever goes wrong before the answer begins is raised as ``UpstreamUnavailable`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ class HttpUpstream:
         if not body.more:
             await self._forward(method, request, length, None, send)
             return
-        async with self._uploads.slot(scope.get("guardian.caller")):
+        async with self._uploads.slot(scope.get("guardian.caller")) as body.uploaded:
             await self._forward(method, request, length, body, send)
 
     async def _forward(self, method: str, request: bytes, length: int, body: _Body | None, send: Any) -> None:
@@ -131,6 +131,9 @@ def _head(scope: Any) -> tuple[bytes, int]:
 class _Body:
     """A request's body as it comes, in the pieces it is written in; ``more`` is whether some is still to come."""
 
+    uploaded: Callable[[], None]
+    """Called when all of it was written: the time that a slow reader takes over the answer is no upload's."""
+
     def __init__(self, receive: Any, length: int) -> None:
         self._receive = receive
         self._chunked = length == _CHUNKED
@@ -174,3 +177,5 @@ async def _upload(connection: Connection, body: _Body) -> None:
         connection.sent = True
     except Exception as error:
         connection.fail(error)
+    else:
+        body.uploaded()

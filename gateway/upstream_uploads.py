@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
 from gateway.problems import UpstreamBusy
@@ -22,16 +22,27 @@ class Uploads:
         self._waiting: deque[tuple[Hashable, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def slot(self, caller: Hashable) -> AsyncIterator[None]:
-        """Hold a slot for the block; raises ``UpstreamBusy`` when none gets free in time."""
+    async def slot(self, caller: Hashable) -> AsyncIterator[Callable[[], None]]:
+        """Hold a slot until what it yields is called, for the block at most.
+
+        Raises ``UpstreamBusy`` when none gets free in time.
+        """
         if self._may(caller):
             self._take(caller)
         else:
             await self._turn(caller)
+        held = True
+
+        def release() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._give_back(caller)
+
         try:
-            yield
+            yield release
         finally:
-            self._give_back(caller)
+            release()
 
     def _may(self, caller: Hashable) -> bool:
         return self._free > 0 and self._held[caller] < self._each

@@ -5,15 +5,40 @@ import hmac
 import re
 import ssl
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 DEVELOPMENT_SECRET = "development-only-secret-that-production-refuses"  # noqa: S105 (refused below)
 
 _OPTIONAL = ("sasl_username", "sasl_password", "ssl_cafile", "ssl_certfile", "ssl_keyfile")
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class InvalidSettings(Exception):
+    """Which environment variables are wrong, and how."""
+
+
+def from_environment(kind: type[S]) -> S:
+    """The settings of one class; raises ``InvalidSettings`` with a line for each variable that is wrong."""
+    prefix = kind.model_config["env_prefix"]
+
+    def explain(location: tuple[int | str, ...], message: str) -> str:
+        name = str(location[0]) if location else ""
+        variable = name if name.isupper() else f"{prefix}{name.upper()}"
+        text = message.removeprefix("Value error, ")
+        return f"{variable}: {text}" if location else text
+
+    try:
+        return kind()
+    except ValidationError as error:
+        raise InvalidSettings("\n".join(explain(each["loc"], each["msg"]) for each in error.errors())) from None
+    except SettingsError as error:  # a list or an object whose JSON cannot be read
+        name = next((each for each in kind.model_fields if f'"{each}"' in str(error)), "")
+        raise InvalidSettings(f"{prefix}{name.upper()}: must be JSON, as in .env.example") from None
 
 
 class Settings(BaseSettings):

@@ -5,7 +5,6 @@ The gateway decides what is sampled and says so in ``traceparent``. The FastAPI 
 """
 
 from fastapi import FastAPI
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -38,9 +37,11 @@ def provider(service: str, settings: Settings) -> ServiceTracerProvider:
             sampler=ParentBased(ALWAYS_OFF),
         )
         if settings.otlp_endpoint:
-            made.add_span_processor(
-                BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint}/v1/traces"))
-            )
+            # The exporter brings an HTTP client: not imported unless it is used.
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+            exporter = OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint}/v1/traces")
+            made.add_span_processor(BatchSpanProcessor(exporter))
         _providers[service] = made
     return _providers[service]
 

@@ -12,7 +12,7 @@ from functools import cached_property
 import asyncpg
 import structlog
 
-from cli.home import InvalidSettings, NoPlatform, connected_settings, on_the_same_bus
+from cli.home import NoPlatform, connected_settings, on_the_same_bus
 from cli.system import SERVICES
 from shared.db import Database
 from shared.db.database import UNAVAILABLE
@@ -20,7 +20,7 @@ from shared.errors import ServiceUnavailable
 from shared.events import Bus, Consumer, Worker
 from shared.events.bus import BusAway, WrongSetup
 from shared.events.connect import connect_bus
-from shared.settings import Settings
+from shared.settings import InvalidSettings, Settings
 
 READER = next(service.name for service in SERVICES if service.consumes)
 """Whose role reads the log: any consumer's may."""

@@ -5,9 +5,11 @@ set -uo pipefail
 cd "$(dirname "$0")/../.."
 bin=.venv/bin
 mkdir -p .cache
+# One more than there are cores: much of the time a test waits for a process it has started.
+workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
 log=.cache/pytest.log
 "$bin/coverage" erase
-"$bin/coverage" run -m pytest -n "${PYTEST_WORKERS:-auto}" --dist loadscope "$@" 2>&1 | tee "$log"
+"$bin/coverage" run -m pytest -n "${PYTEST_WORKERS:-$workers}" --dist loadscope "$@" 2>&1 | tee "$log"
 status=${PIPESTATUS[0]}
 "$bin/coverage" combine --quiet
 "$bin/coverage" report >.cache/coverage.txt

@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.settings import Settings
+from shared.settings import Settings, from_environment
 
 _RELAXED = 1_000_000
 
@@ -28,8 +28,8 @@ class IdentitySettings(BaseSettings):
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """From the environment; tests have no limits unless they set them."""
-        made = cls()
+        """From the environment (raises ``InvalidSettings``); tests have no limits unless they set them."""
+        made = from_environment(cls)
         if settings.environment != "test":
             return made
         limits = {name: _RELAXED for name in cls.model_fields if name not in {"session_days", "invitation_days"}}

@@ -47,11 +47,12 @@ UPDATE dead_letters SET attempts = attempts + 1, reason = $3,
   error = CASE WHEN reason = 'invalid' AND $3 = 'invalid' THEN error ELSE $2 END
 WHERE id = $1
 """
-# CASE: only what is unsupported is known to have a body that is JSON.
+# CASE: only what is unsupported is known to have a body that is JSON. It is not read as such: PostgreSQL gives up
+# on a document with an escaped NUL anywhere. A quote in any other attribute is escaped.
 _UNDERSTOOD = """
 UPDATE dead_letters SET requested_at = now() WHERE consumer = $1 AND requested_at IS NULL AND key IN (
   SELECT key FROM dead_letters WHERE consumer = $1 AND reason = 'unsupported' AND CASE reason WHEN 'unsupported'
-    THEN substring(convert_from(body, 'UTF8')::json ->> 'dataschema' FROM '[0-9]+$')::numeric
+    THEN substring(convert_from(body, 'UTF8') FROM '"dataschema":"[^"]*:([0-9]+)"')::numeric
       <= ($2::json ->> event_type)::numeric END)
 """
 _UNREQUEST = "UPDATE dead_letters SET requested_at = NULL WHERE consumer = $1 AND key = $2"
@@ -162,17 +163,18 @@ def _storable(text: str | None) -> str | None:
     return text and text[:_LONGEST_ERROR].replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
-async def first_of(session: Session, consumer: str, key: str) -> tuple[int, Received] | None:
-    """The oldest dead letter of a key (with its id), the key locked; None when there is none."""
+async def first_of(session: Session, consumer: str, key: str) -> tuple[int, UUID, Received] | None:
+    """The oldest dead letter of a key, behind its id and the inbox's; the key is locked. None when there is none."""
     await session.connection.execute(_LOCK, consumer, [key])
     row: Any = await session.connection.fetchrow(_FIRST, consumer, key)
     if row is None:
         return None
     place = (row["topic"], row["partition"], row["position"], row["key"])
     try:
-        return row["id"], Received(*place, CloudEvent.from_json(row["body"]))
+        # Whatever its size: in this form an event may be larger than in the one that it came in.
+        return row["id"], row["event_id"], Received(*place, CloudEvent.from_json(row["body"], limit=None))
     except InvalidEvent as error:
-        return row["id"], Received(*place, None, row["body"], str(error))
+        return row["id"], row["event_id"], Received(*place, None, row["body"], str(error))
 
 
 async def dead(

@@ -178,17 +178,20 @@ class Effects:
                 first = await deadletters.first_of(probe, self._group, key)
             if first is None:
                 return False
-            organization = first[1].organization_id
+            organization = first[2].organization_id
             async with self._database.transaction(organization) as session:
                 first = await deadletters.first_of(session, self._group, key)
                 if first is None:
                     return False
-                failed, received = first
+                failed, known, received = first
                 if (refusal := self.refusal(received)) is not None:
                     reason, error = refusal
                     raise InvalidEvent(error)
+                # What could not be read is known by its place. Readable now, it may have come again before, mended.
+                repeated = received.identity != known and not (await self.admit(session, organization, [received]))[0]
                 await deadletters.handled_again(session, self._group, failed, received)
-                await self._handle(session, organization, [received])
+                if not repeated:
+                    await self._handle(session, organization, [received])
         except Exception as error:
             if is_outage(error) or failed is None:
                 raise

@@ -23,6 +23,7 @@ _OPTIONAL = ("traceparent", "tracestate", "correlationid", "causationid", "autht
 _REQUIRED = ("id", "source", "type", "subject", "time", "dataschema", "partitionkey", "sequence", "tenantid")
 _STRINGS = (*_REQUIRED, "datacontenttype", *_OPTIONAL)
 _CONTENT_HEADER = ("content-type", CONTENT_TYPE.encode())
+_UUID_LENGTH = 36
 _BRACKETS = 200
 """With no more of them in a body it is not nested deeper than can be written again."""
 
@@ -108,10 +109,10 @@ class CloudEvent:
         return headers, orjson.dumps(self.data)
 
     @classmethod
-    def from_json(cls, body: bytes | str) -> Self:
-        """Read the structured form; raises ``InvalidEvent``."""
-        if len(body) > MAX_EVENT_BYTES:
-            raise InvalidEvent(f"the event has {len(body)} bytes, more than {MAX_EVENT_BYTES}")
+    def from_json(cls, body: bytes | str, *, limit: int | None = MAX_EVENT_BYTES) -> Self:
+        """Read the structured form, of ``limit`` bytes at most; raises ``InvalidEvent``."""
+        if limit is not None and len(body) > limit:
+            raise InvalidEvent(f"the event has {len(body)} bytes, more than {limit}")
         try:
             values = orjson.loads(body)
             if isinstance(body, bytes):  # text is what we wrote
@@ -229,5 +230,7 @@ def _time(text: str) -> datetime:
 @lru_cache(4096)  # few organisations have most events
 def _organization(text: str) -> tuple[UUID, str]:
     """The organisation, and what the keys of its events begin with."""
+    if len(text) != _UUID_LENGTH:
+        raise ValueError(f"tenantid has {len(text)} characters")  # it is kept: no more of it than we know
     organization = UUID(text)
     return organization, f"{organization}/"

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import MODES, POSTGRES, Mode, RunningPlatform
+from tests.e2e.platform import MODES, POSTGRES, Mode, RunningPlatform, params
 
-IN_EVERY_MODE = [pytest.param(mode, id=mode.name, marks=[pytest.mark.kafka] if mode.kafka else []) for mode in MODES]
 # The fuzzer guesses passwords, and the tests after it must still be able to sign in. Who waits for a process that
 # is started again on a busy machine shall not be told that it took too long.
 _RELAXED = {
@@ -46,7 +45,7 @@ def platforms(request: pytest.FixtureRequest) -> Iterator[Callable[[Mode], Runni
         yield of
 
 
-@pytest.fixture(scope="session", params=IN_EVERY_MODE)
+@pytest.fixture(scope="session", params=params(*MODES))
 def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
     """A platform that has started and answers, with its demo organisations and no history."""
     return platforms(request.param)
@@ -56,19 +55,19 @@ def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], Running
 def used_home() -> Iterator[Path]:
     """The home of a platform that ran and was stopped: a copy of it spares a test the first start."""
     with _home() as home:
-        running = RunningPlatform(home, POSTGRES, measured=False)
+        running = RunningPlatform(home, POSTGRES)
         running.start()
         assert running.stop() == 0
         yield home
 
 
-@pytest.fixture(params=IN_EVERY_MODE)
+@pytest.fixture(params=params(*MODES))
 def own_platform(request: pytest.FixtureRequest, used_home: Path) -> Iterator[RunningPlatform]:
     """A platform of this test alone, not started yet; there is data in its home."""
     mode: Mode = request.param
     with _home() as home:
         subprocess.run(["cp", "-a", str(used_home), str(home)], check=True)
-        running = RunningPlatform(home, mode, _servers(request, mode), measured=mode is POSTGRES)
+        running = RunningPlatform(home, mode, _servers(request, mode))
         yield running
         if running.process is not None:
             running.stop()

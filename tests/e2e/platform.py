@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from deploy.postgres import free_port
 from shared.ids import new_id
@@ -40,10 +41,15 @@ SPLIT = Mode("split", kafka=True, split=True)
 MODES = (POSTGRES, KAFKA, SPLIT)
 
 
+def params(*modes: Mode) -> list[Any]:
+    """These modes as the parameters of a fixture."""
+    return [pytest.param(mode, id=mode.name, marks=[pytest.mark.kafka] if mode.kafka else []) for mode in modes]
+
+
 class RunningPlatform:
     """One home. ``start`` and ``kill`` it as often as you like; the port, the data and the topics stay.
 
-    Where coverage is not ``measured`` a start takes two thirds of the time.
+    Coverage is not measured there, so that a start takes two thirds of the time; ``tests/cli`` measures starts.
     """
 
     def __init__(
@@ -52,8 +58,6 @@ class RunningPlatform:
         mode: Mode,
         kafka_servers: str = "",
         environment: Mapping[str, str] | None = None,
-        *,
-        measured: bool = True,
     ) -> None:
         self.home = home
         self.mode = mode
@@ -67,10 +71,8 @@ class RunningPlatform:
             **({"KAFKA_BOOTSTRAP_SERVERS": kafka_servers, "KAFKA_PREFIX": f"e2e-{new_id()}"} if mode.kafka else {}),
             **(environment or {}),
         }
-        self.environment.pop("DATABASE_URL", None)
-        if not measured:
-            for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
-                self.environment.pop(name, None)
+        for name in ("DATABASE_URL", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+            self.environment.pop(name, None)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -167,6 +169,37 @@ class RunningPlatform:
     def get(self, path: str, **options: Any) -> httpx.Response:
         """One answer to nobody in particular."""
         return httpx.get(self.base_url + path, verify=NO_TLS, trust_env=False, **options)
+
+    def entries(self, target: str, organization: int = 0) -> list[dict[str, Any]]:
+        """What the audit log has of one record, newest first."""
+        with self.client(organization) as client:
+            answer = client.get("/v1/audit/events", params={"target_id": target})
+            answer.raise_for_status()
+            found: list[dict[str, Any]] = answer.json()["data"]
+            return found
+
+    def all_of(self, path: str, **params: str) -> list[dict[str, Any]]:
+        """Every row of a list, page after page."""
+        rows: list[dict[str, Any]] = []
+        cursor: dict[str, str] = {}
+        with self.client() as client:
+            while True:
+                page = client.get(path, params={**params, **cursor, "limit": "200"}).json()
+                rows += page["data"]
+                if not page["has_more"]:
+                    return rows
+                cursor = {"cursor": page["next_cursor"]}
+
+    def has_one_entry_each(self, made: Sequence[str]) -> None:
+        """Waits for the audit entry of each new contact; fails when one has two."""
+        wanted = set(made)
+        assert len(made) == len(wanted)
+
+        def recorded() -> list[str]:
+            entries = self.all_of("/v1/audit/events", action="contact.created")
+            return [target for entry in entries if (target := entry["target"]["id"]) in wanted]
+
+        assert sorted(wait_for(lambda: len(found := recorded()) >= len(made) and found, 90)) == sorted(made)
 
     @property
     def said(self) -> str:

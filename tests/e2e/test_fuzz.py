@@ -3,9 +3,11 @@
 In full where most can go wrong, which is apart; a few calls of each operation in the other modes.
 """
 
+from functools import cache
 from typing import Any
 
 import pytest
+import requests
 import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
@@ -16,42 +18,49 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from cli.contracts import merged_document
-from tests.e2e.platform import KAFKA, POSTGRES, SPLIT, RunningPlatform
+from tests.e2e.platform import KAFKA, POSTGRES, SPLIT, RunningPlatform, params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 schema: Any = schemathesis.openapi.from_dict(merged_document())
+few: Any = schemathesis.openapi.from_dict(merged_document())
+few.config.phases.update(phases=["fuzzing"])
 # These would end the credential or the organisation the run itself uses.
-schema = schema.exclude(path_regex=r"^/v1/(sessions/current|members|api-keys/|organization|me/password)")
+_KEPT_OUT = r"^/v1/(sessions/current|members|api-keys/|organization|me/password)"
+schema, few = (each.exclude(path_regex=_KEPT_OUT) for each in (schema, few))
 
 
 def _authorized(platform: RunningPlatform) -> dict[str, str]:
     return {"Authorization": f"Bearer {platform.demo['organizations'][0]['api_key']}"}
 
 
+@cache
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # reading it for every call takes a while
+    return session
+
+
 def _calls(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.mark.parametrize("platform", [pytest.param(SPLIT, id="split", marks=pytest.mark.kafka)], indirect=True)
+@pytest.mark.parametrize("platform", params(SPLIT), indirect=True)
 @schema.parametrize()  # type: ignore[untyped-decorator]
-@_calls(8)
+@_calls(3)
 def test_single_calls(case: Any, platform: RunningPlatform) -> None:
     _call(case, platform)
 
 
-@pytest.mark.parametrize(
-    "platform", [pytest.param(POSTGRES, id="postgres"), pytest.param(KAFKA, id="kafka", marks=pytest.mark.kafka)],
-    indirect=True,
-)  # fmt: skip
-@schema.parametrize()  # type: ignore[untyped-decorator]
-@_calls(1)
+@pytest.mark.parametrize("platform", params(POSTGRES, KAFKA), indirect=True)
+@few.parametrize()  # type: ignore[untyped-decorator]
+@_calls(2)
 def test_a_few_calls(case: Any, platform: RunningPlatform) -> None:
     _call(case, platform)
 
 
 def _call(case: Any, platform: RunningPlatform) -> None:
-    answer = case.call(base_url=platform.base_url, headers=_authorized(platform))
+    answer = case.call(base_url=platform.base_url, headers=_authorized(platform), session=_session())
     case.validate_response(answer, checks=CHECKS)
 
 

@@ -61,6 +61,24 @@ def test_large_uploads_leave_connections_to_others(url: str) -> None:
     play(work, url, most=4)
 
 
+def test_who_reads_the_answer_slowly_uploads_no_more(url: str) -> None:
+    async def work(upstream: HttpUpstream) -> None:
+        read = asyncio.Event()
+        made = Call("POST", b"/echo", (), [b"x" * (GATHERED_BYTES + 1), b"y"])
+        made.scope["guardian.caller"] = "slow"
+
+        async def send(_message: Any) -> None:
+            await read.wait()
+
+        slow = asyncio.create_task(upstream(made.scope, made.receive, send))
+        await asyncio.sleep(0.1)
+        assert (await upload_of(upstream, "slow", None)).status == 200
+        read.set()
+        await slow
+
+    play(work, url, most=2)
+
+
 def test_a_body_that_has_hardly_begun_holds_nothing(url: str) -> None:
     async def work(upstream: HttpUpstream) -> None:
         never = asyncio.Event()

@@ -11,19 +11,23 @@ from aiokafka import TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     CorrelationIdError,
+    GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaError,
     LeaderNotAvailableError,
     NodeNotReadyError,
     RequestTimedOutError,
+    TopicAuthorizationFailedError,
+    UnsupportedVersionError,
     for_code,
 )
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from shared.events.bus import BusAway
+from shared.events.bus import BusAway, WrongSetup
 from shared.settings import Settings
 
 EARLIEST, LATEST = -2, -1
@@ -33,6 +37,12 @@ CALL_SECONDS = 4.0
 _RETRY_SECONDS = 0.05
 _READ_COMMITTED = 1
 _SILENCE = (KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, CorrelationIdError, TimeoutError, OSError)
+_REFUSED = (
+    TopicAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    ClusterAuthorizationFailedError,
+    UnsupportedVersionError,
+)
 _T = TypeVar("_T")
 
 # A broker that is away is said once, by whoever uses the bus; aiokafka would say it several times a second.
@@ -80,6 +90,15 @@ class Cluster:
         """What to raise when the brokers do not answer."""
         return BusAway(f"Kafka at {self.servers} cannot be reached: {str(error) or type(error).__name__}")
 
+    def refusal(self, error: BaseException) -> WrongSetup | None:
+        """What to raise when the brokers answer that they will not; None for any other error."""
+        if not isinstance(error, _REFUSED):
+            return None
+        return WrongSetup(
+            f"Kafka at {self.servers} refuses this client ({type(error).__name__.removesuffix('Error')}). Give it the "
+            "rights that docs/guides/deploy.md lists, and use brokers of version 3.0 or later."
+        )
+
     @staticmethod
     def is_silence(error: BaseException) -> bool:
         """Whether the brokers did not answer, or answered that it may work later."""
@@ -99,6 +118,8 @@ class Cluster:
                     await self.close()
                 raise self.away(error) from error
             except KafkaError as error:
+                if (refusal := self.refusal(error)) is not None:
+                    raise refusal from error
                 if not error.retriable:
                     raise
                 if loop.time() + _RETRY_SECONDS > deadline:

@@ -1,7 +1,10 @@
-"""Reading what aiokafka gives up on: it raises in the middle of a batch at a header whose name is no UTF-8.
+"""Reading what aiokafka gives up on, or misreads.
 
-Anybody who may write to a topic can append such a record, and a consumer that begins again meets it again. The
-batch is read once more, by ourselves: a name that is no text is none that we know, and the record is what it is.
+It raises in the middle of a batch at a header whose name is no UTF-8. It takes a record's attributes, one byte,
+for a number of several: with its high bit set all that follows is misread, up to an offset that is not the record's,
+so that others would be passed over. Anybody who may write to a topic can append such records, and a consumer that
+begins again meets them again. The batch is then read once more, by ourselves: a name that is no text is none that
+we know, and every record is where it is.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.consumer.fetcher import READ_COMMITTED, PartitionRecords
-from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
+from aiokafka.errors import CorruptRecordException, KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.record.util import decode_varint_py as decode_varint
 
-from shared.events.kafka.cluster import Cluster
+from shared.events.kafka.cluster import EARLIEST, Cluster
 
 _BYTES = 1024 * 1024
 _LENGTH_AT, _LENGTH_COUNTS_FROM = 8, 12
@@ -38,17 +42,25 @@ async def getmany(
     max_records: int,
 ) -> Batches:
     """``consumer.getmany``, past every record. ``positions`` tells where the caller is in each partition."""
+    at = dict(positions())
+    doubtful: list[TopicPartition] = []
     try:
         found: Batches = await consumer.getmany(*places, timeout_ms=timeout_ms, max_records=max_records)
-        return found
-    except UnicodeDecodeError as error:
+        doubtful = [place for place, records in found.items() if place in at and not _follow(records, at[place])]
+        if doubtful:  # what retention took is a gap as well, and the one that there mostly is
+            firsts = await cluster.offsets(dict.fromkeys(doubtful, EARLIEST))
+            at.update({place: max(at[place], first) for place, first in firsts.items()})
+            doubtful = [place for place in doubtful if not _follow(found[place], at[place])]
+        if not doubtful:
+            return found
+    except (UnicodeDecodeError, CorruptRecordException) as error:
         _log.info("kafka_batch_read_again", error=str(error))
-    at = dict(positions())
-    stuck = [place for place in _stuck(consumer) if place in at]
-    for place, position in at.items():
-        consumer.seek(place, position)  # what was taken of others in the same call is lost, and comes again
+        at = dict(positions())
+        doubtful = [place for place in _stuck(consumer) if place in at]
+    for place in consumer.assignment() & at.keys():
+        consumer.seek(place, at[place])  # what was taken of others in the same call is lost, and comes again
     found = {}
-    for place in stuck:
+    for place in doubtful:
         records = await _records(cluster, place, at[place])
         taken = list(islice(records, max_records))
         if place in consumer.assignment():
@@ -57,6 +69,11 @@ async def getmany(
                 found[place] = taken
                 break  # one partition at a time: the caller's limit holds
     return found
+
+
+def _follow(records: list[Any], position: int) -> bool:
+    """Whether these are the next records from a position on, without a gap."""
+    return bool(records[-1].offset + 1 - position == len(records))
 
 
 def _stuck(consumer: AIOKafkaConsumer) -> list[TopicPartition]:
@@ -107,10 +124,21 @@ class _Memory:
         return bool(self._batches)
 
     def next_batch(self) -> Any:
-        batch = _DefaultRecordBatchPy(self._batches.popleft())
+        batch = _Batch(self._batches.popleft())
+        if not batch.validate_crc():
+            raise CorruptRecordException("the checksum of a batch is wrong")
         batch._maybe_uncompress()  # noqa: SLF001
         batch._buffer = _Bytes(batch._buffer)  # noqa: SLF001
         return batch
+
+
+class _Batch(_DefaultRecordBatchPy):  # type: ignore[misc]
+    """Records whose attributes, of which Kafka uses none, are read as none."""
+
+    def _read_msg(self, *_: Any) -> Any:
+        _, start = decode_varint(self._buffer, self._pos)
+        self._buffer[start] = 0
+        return super()._read_msg()
 
 
 class _Bytes(bytearray):

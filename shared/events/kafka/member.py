@@ -192,7 +192,7 @@ class Member:
                     await self._settle(self._consumer)
         except (TimeoutError, KafkaError) as error:
             await self._replace(error)
-            raise self._cluster.away(error) from error
+            raise self._cluster.refusal(error) or self._cluster.away(error) from error
 
     async def _joined(self, names: Sequence[str]) -> AIOKafkaConsumer:
         def assigned() -> None:
@@ -218,6 +218,8 @@ class Member:
                 ) from error
             if self._cluster.is_silence(error):
                 raise self._cluster.away(error) from error
+            if (refusal := self._cluster.refusal(error)) is not None:
+                raise refusal from error
             raise
         return consumer
 

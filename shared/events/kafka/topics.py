@@ -90,9 +90,13 @@ class Topics:
 
         async def ask(client: AIOKafkaClient) -> Any:
             controller = client.cluster.controller
-            return await client.send(controller.nodeId if controller else client.get_random_node(), request)
+            response = await client.send(controller.nodeId if controller else client.get_random_node(), request)
+            ((_, code, message),) = response.topic_errors
+            if code and for_code(code).retriable:
+                raise for_code(code)(message)
+            return code, message
 
-        ((_, code, message),) = (await self._cluster.call(ask)).topic_errors
+        code, message = await self._cluster.call(ask)
         # One who may not create may still use what is there.
         if code and for_code(code) not in (TopicAlreadyExistsError, TopicAuthorizationFailedError):
             raise WrongTopic(f"Kafka does not make the topic {name}: {message or for_code(code).__name__}")

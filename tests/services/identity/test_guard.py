@@ -15,7 +15,7 @@ from shared.db import Database
 from shared.errors import TooManyRequests
 from shared.ids import NIL
 from shared.settings import Settings
-from shared.testing.client import ClientFactory, SignedAs
+from shared.testing.client import ServiceFactory, SignedAs
 from tests.services.identity.support import PASSWORD, Person, problem, sign_up_body
 
 
@@ -112,9 +112,10 @@ class TestGuard:
 class TestOverHttp:
     @pytest_asyncio.fixture
     async def guarded(
-        self, settings: Settings, client: ClientFactory, monkeypatch: pytest.MonkeyPatch
+        self, settings: Settings, service_app: ServiceFactory, monkeypatch: pytest.MonkeyPatch
     ) -> AsyncIterator[httpx.AsyncClient]:
         """An application of its own, with limits, called by somebody without a credential."""
+        await service_app("identity")  # the one that all tests share is made before, without limits
         for name in ("WRONG_PASSWORDS_PER_ACCOUNT", "SIGN_UPS_PER_ADDRESS", "MAILS_PER_ACCOUNT"):
             monkeypatch.setenv(f"GUARDIAN_IDENTITY_{name}", "2")
         app = create_app(settings)

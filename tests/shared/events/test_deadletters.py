@@ -69,6 +69,17 @@ async def test_an_event_that_cannot_be_read_stays_dead(process: ProcessFactory) 
     assert (letter.reason, letter.body, letter.attempts) == ("invalid", b"{bad", 2)
 
 
+async def test_an_event_that_was_unreadable_and_came_again_is_handled_once(process: ProcessFactory) -> None:
+    database = await process("beta")
+    consumer, event = consumer_of(database, record), make_event(7)
+    old = Received(TOPIC, 1, 0, "unreadable:1", None, event.to_json(), "of a form that the release before did not read")
+    await consumer.process([old, *received([event])])
+    await redrive(database, GROUP)
+    assert await consumer.redrive_requested() == 1
+    assert await effects(database) == {event.partitionkey: [7]}
+    assert await count(database, "dead_letters") == 0
+
+
 async def test_a_redrive_and_new_events_of_the_key_keep_their_order(process: ProcessFactory) -> None:
     poison = Poison(0)
     database, consumer, organization, entity = await parked(process, poison)
@@ -158,7 +169,7 @@ async def test_an_event_that_comes_while_the_last_dead_letter_of_its_key_is_redr
     async with database.transaction(organization) as session:
         first = await deadletters.first_of(session, GROUP, key)
         assert first is not None
-        await deadletters.handled_again(session, GROUP, *first)
+        await deadletters.handled_again(session, GROUP, first[0], first[2])
         handling = asyncio.create_task(consumer.process(later))
         await until(lambda: somebody_waits(database))
     await handling

@@ -115,6 +115,7 @@ def nested(levels: int) -> bytes:
         (broken(time="9999-12-31T23:59:59-14:00"), "malformed"),
         (broken(partitionkey=f"{FULL.subject}/{FULL.subject}"), "partitionkey is not"),
         (broken(tenantid=str(FULL.subject)), "partitionkey is not"),
+        (broken(tenantid="-" * 1000 + FULL.organization_id.hex), "malformed"),
         (FULL.to_json()[:-1] + b',"data":' + nested(400) + b"}", "not JSON"),
         (broken(dataschema="https://example.org/schema"), "malformed"),
         (broken(traceparent=1), "traceparent is not a string"),

@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import GroupAuthorizationFailedError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,10 +23,10 @@ from deploy.postgres.server import free_port
 from shared import clock
 from shared.db import Database
 from shared.events import Consumer, Relay, Tuning, Worker
-from shared.events.bus import BusAway
+from shared.events.bus import BusAway, WrongSetup
 from shared.events.deadletters import dead
 from shared.events.kafka import KafkaBus, WrongGroup, WrongTopic
-from shared.events.kafka.cluster import connection
+from shared.events.kafka.cluster import Cluster, connection
 from shared.events.partition import partition_of
 from shared.ids import new_id
 from shared.settings import Settings
@@ -182,6 +183,18 @@ class TestWrongSetup:
 
         await until(appended)
         await bus.stop()
+
+    async def test_what_the_cluster_does_not_allow_is_said_in_a_sentence(
+        self, kafka_servers: str, kafka_prefix: str
+    ) -> None:
+        cluster = Cluster(connection(settings_of(kafka_servers, kafka_prefix), "test"))
+
+        async def ask(_client: object) -> None:
+            raise GroupAuthorizationFailedError(f"{kafka_prefix}.audit")
+
+        with pytest.raises(WrongSetup, match=r"refuses this client \(GroupAuthorizationFailed\). Give it the rights"):
+            await cluster.call(ask)
+        await cluster.close()
 
     async def test_a_group_of_somebody_else_is_left_alone(self, kafka_servers: str, kafka_prefix: str) -> None:
         bus = KafkaBus(settings_of(kafka_servers, kafka_prefix), "beta")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from aiokafka.record.util import decode_varint_py as decode_varint
 
 from shared.db import Database
 from shared.events import Consumer
@@ -142,6 +143,43 @@ async def test_a_header_whose_name_is_no_text_stops_nobody(kafka_servers: str, k
         assert [each.event for each in mine] == wanted
         assert [each.position for each in mine] == sorted({each.position for each in mine})
         assert len(got) == 59
+    assert await bus.lag("beta.a") == {}
+    await bus.stop()
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 40, None], ids=["no key", "an offset ahead", "its own key"])
+async def test_a_record_with_attributes_stops_nobody_and_hides_nobody(
+    kafka_servers: str, kafka_prefix: str, key: bytes | None
+) -> None:
+    """Kafka passes any attributes on; aiokafka takes what follows them for other fields than it is."""
+    bus = KafkaBus(settings_of(kafka_servers, kafka_prefix), "beta", beat_seconds=0.3)
+    await bus.start()
+    topic = await bus._topics.ensure(TOPIC)
+    same = {"organization": new_id(), "entity": new_id()}
+    sent = [make_event(n, **same) for n in range(60)]
+    place = partition_of(sent[0].partitionkey)
+    await bus.append(TOPIC, sent[:3])
+    async with AIOKafkaProducer(bootstrap_servers=kafka_servers) as plain:
+        made = plain.create_batch()
+        builder = made._builder = _DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, -1, 1_000_000)
+        for offset, event in enumerate(sent[3:6]):
+            headers, value = event.to_binary()
+            begin = len(builder._buffer)
+            odd = event.sequence == 4
+            builder.append(offset, 1000, event.partitionkey.encode() if key is None or not odd else key, value, headers)
+            if odd:
+                _, attributes = decode_varint(builder._buffer, begin)
+                builder._buffer[attributes] = 0x80
+            made._relative_offset += 1
+        await (await plain.send_batch(made, topic, partition=place))
+    await bus.append(TOPIC, sent[6:])
+    member = await bus.subscribe("beta.a", [TOPIC])
+    for got in (
+        await take(member, 60, limit=2),
+        [each async for each in bus.read([TOPIC], "earliest", follow=False)],
+    ):
+        assert [each.event for each in got] == sent
+        assert [each.position for each in got] == list(range(60))
     assert await bus.lag("beta.a") == {}
     await bus.stop()
 

@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
-from uuid import UUID
+from typing import Any
 
 import pytest
 
 from shared.db import Session
-from shared.events import Circuit, CloudEvent, InvalidEvent, Received, Retry, Tuning, publish
+from shared.events import MAX_EVENT_BYTES, Circuit, CloudEvent, InvalidEvent, Received, Retry, Tuning, publish
 from shared.events.deadletters import DeadLetter, dead, redrive, redrive_understood
 from shared.events.envelope import schema_uri
 from shared.events.failures import CircuitOpen
@@ -43,7 +43,7 @@ def unreadable(body: bytes, key: str, position: int = 0, traceparent: str | None
     return Received(TOPIC, 3, position, key, None, body, str(caught.value), traceparent=traceparent)
 
 
-def newer(n: int, version: int = 2, **fields: UUID) -> CloudEvent:
+def newer(n: int, version: int = 2, **fields: Any) -> CloudEvent:
     return make_event(n, **fields, dataschema=schema_uri("thing.changed", version))
 
 
@@ -99,7 +99,7 @@ async def test_a_newer_version_waits_for_a_newer_consumer(process: ProcessFactor
     key = f"{organization}/{entity}"
     events = [
         make_event(0, organization=organization, entity=entity),
-        newer(1, organization=organization, entity=entity),
+        newer(1, organization=organization, entity=entity, data={"note": "what PostgreSQL reads as no JSON: \0"}),
     ]
     await consumer_of(database, record, understands=KNOWN).process(
         received([*events, make_event(2, organization=organization, entity=entity), make_event(9)])
@@ -125,6 +125,17 @@ async def test_a_newer_version_waits_for_a_newer_consumer(process: ProcessFactor
     await until(done)
     task.cancel()
     assert (await effects(database))[key] == [0, 1, 2]
+
+
+async def test_what_was_not_too_large_as_it_came_is_not_too_large_to_be_tried_again(process: ProcessFactory) -> None:
+    database = await process("beta")
+    large = make_event(1, data={"x": "x" * (MAX_EVENT_BYTES - 10)})
+    assert len(large.to_json()) > MAX_EVENT_BYTES
+    await consumer_of(database, Poison(1)).process(received([large]))
+    consumer = consumer_of(database, record)
+    await redrive(database, GROUP)
+    assert await consumer.redrive_requested() == 1
+    assert await count(database, "dead_letters") == 0
 
 
 async def test_starting_asks_for_nothing_that_is_still_too_new_or_failed(process: ProcessFactory) -> None:

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, validation_alias="DATABASE_URL", description="PostgreSQL, as owner; embedded when unset"
     )
-    database_pool_size: int = Field(4, ge=1, le=64, description="connections per service and process")
+    database_pool_size: int = Field(6, ge=1, le=64, description="connections per service and process")
     database_statement_timeout_ms: int = Field(8000, ge=100, description="a statement is cancelled after this")
     upstreams: dict[str, str] = Field({}, description="base URLs of services that are processes of their own, by name")
     drain_seconds: float = Field(

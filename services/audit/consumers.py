@@ -24,8 +24,10 @@ class Recorder:
 
 
 def recorder(database: Database, bus: Bus) -> Consumer:
-    """The consumer of every service's events; large runs, because one statement stores a whole run."""
+    """The consumer of every service's events.
+
+    Large runs, because one statement stores a whole run; four at a time, because each waits for the disk.
+    """
     topics = [topic_of(source) for source in SOURCES]
-    return Consumer(
-        database, bus, GROUP, topics, Recorder(), tuning=Tuning(run_size=500), understands=domain.UNDERSTOOD
-    )
+    tuning = Tuning(run_size=500, concurrency=4)
+    return Consumer(database, bus, GROUP, topics, Recorder(), tuning=tuning, understands=domain.UNDERSTOOD)

@@ -19,8 +19,9 @@ from shared import clock
 from shared.events.bus import BusAway, BusFeatures, Moment, Partition, Received
 from shared.events.envelope import CloudEvent, Sealed
 from shared.events.kafka.cluster import CALL_SECONDS, EARLIEST, LATEST, Cluster, connection
+from shared.events.kafka.disposal import dispose
 from shared.events.kafka.lenient import getmany
-from shared.events.kafka.member import BEAT_SECONDS, SESSION_SECONDS, Member, consumer_options, dispose
+from shared.events.kafka.member import BEAT_SECONDS, SESSION_SECONDS, Member, consumer_options
 from shared.events.kafka.mover import move
 from shared.events.kafka.producer import Producer
 from shared.events.kafka.records import received

@@ -1,6 +1,6 @@
 """A member of a group: positions are its own business, membership is aiokafka's.
 
-Each generation of the group begins by reading the offsets committed before it. What is handed out belongs
+While a large batch is worked on the next one is read, a little at a time. Each generation of the group begins by reading the offsets committed before it. What is handed out belongs
 to that generation, and is committed under its number and no other: whoever slept through a rebalance, or
 through a move of the group, is fenced by the broker. A consumer that met anything unforeseen is thrown away
 and another one joins; the group's offsets are all that must survive.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
@@ -31,6 +32,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from shared.events.bus import BusAway, Fenced, Received, WrongSetup
 from shared.events.kafka.assignor import Assignor
 from shared.events.kafka.cluster import CALL_SECONDS, EARLIEST, LATEST, Cluster
+from shared.events.kafka.disposal import dispose
 from shared.events.kafka.lenient import getmany
 from shared.events.kafka.records import received
 from shared.events.kafka.topics import Topics
@@ -40,12 +42,17 @@ BEAT_SECONDS = 2.0
 _JOIN_SECONDS = 15.0
 _AWAY_SECONDS = 60.0
 _RETRY_SECONDS = 0.5
+_AHEAD_FROM = 500
+"""Entries of a batch from which on it is worth reading the next one meanwhile."""
+_SLICE = 50
 _FENCED = (UnknownMemberIdError, IllegalGenerationError, RebalanceInProgressError)
 _MOVED = (GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
 _log = structlog.get_logger(__name__)
 
 Generation = tuple[int, str]
 """Number of a generation and the id of the member in it."""
+Handed = dict[TopicPartition, tuple[int, int]]
+"""Per partition: behind the last entry handed out, and where to go on after it (behind markers and gaps)."""
 
 
 class WrongGroup(WrongSetup):
@@ -69,32 +76,13 @@ def consumer_options(options: Mapping[str, Any], beat_seconds: float) -> dict[st
     }
 
 
-_disposals: set[asyncio.Task[None]] = set()
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """The batch that is read while the one before it is worked on."""
 
-
-async def dispose(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group and close, for a few seconds at most, whatever state the consumer is in."""
-    task = asyncio.create_task(_dispose(consumer))
-    _disposals.add(task)
-    task.add_done_callback(_disposals.discard)
-    await asyncio.shield(task)  # it goes on when we are cancelled
-
-
-async def _dispose(consumer: AIOKafkaConsumer) -> None:
-    # A task of its own: aiokafka lets the cancellation of its own tasks out, which is none of ours.
-    stopping = asyncio.create_task(consumer.stop())
-    await asyncio.wait([stopping], timeout=CALL_SECONDS)
-    if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
-        return
-    coordinator, fetcher = consumer._coordinator, consumer._fetcher  # noqa: SLF001
-    names = ("_coordination_task", "_heartbeat_task", "_commit_refresh_task", "_reset_committed_task")
-    tasks = [stopping, *(getattr(coordinator, name, None) for name in names)]
-    if fetcher is not None:
-        tasks += [fetcher._fetch_task, *fetcher._pending_tasks]  # noqa: SLF001
-    for task in filter(None, tasks):
-        task.cancel()
-    await asyncio.gather(*filter(None, tasks), return_exceptions=True)
-    await consumer._client.close()  # noqa: SLF001
+    generation: Generation | None
+    task: asyncio.Task[list[Received]]
+    handed: Handed
 
 
 class Member:
@@ -120,27 +108,46 @@ class Member:
         self._generation: Generation | None = None
         self._settled = False
         self._committed: dict[TopicPartition, int] = {}
-        self._handed: dict[TopicPartition, tuple[int, int]] = {}
-        """Per partition: behind the last entry handed out, and where to go on after it (behind markers and gaps)."""
+        self._handed: Handed = {}
+        self._ahead: _Ahead | None = None
         self._known_at = 0.0
         self.closed = False
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Received]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        self._rewind()
-        while not self.closed:
+        found = await self._read_before()
+        while not found and not self.closed:
             try:
                 if await self.prepare(deadline - loop.time()):
-                    found = await self._take(limit, deadline - loop.time())
-                    if found:
-                        return found
+                    found = await self._take(limit, deadline - loop.time(), self._handed)
             except BusAway:
                 await asyncio.sleep(min(_RETRY_SECONDS, max(deadline - loop.time(), 0)))
-            if loop.time() >= deadline:
+            if not found and loop.time() >= deadline:
                 await self._pass_gaps()
                 break
-        return []
+        if len(found) >= _AHEAD_FROM:
+            handed: Handed = {}
+            task = asyncio.create_task(self._take(limit, 0.0, handed), name=f"kafka-ahead:{self._group}")
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._ahead = _Ahead(self._generation, task, handed)
+        return found
+
+    async def _read_before(self) -> list[Received]:
+        """What was read ahead, where all before it was committed; else the positions go back to what was."""
+        ahead = self._ahead
+        if ahead is None:
+            self._rewind({})
+            return []
+        await asyncio.wait({ahead.task})  # not long: it waits for no entry
+        self._ahead = None
+        follows = not self._handed and ahead.generation == self._generation
+        if follows:
+            self._handed = ahead.handed
+        else:
+            self._rewind(ahead.handed)
+        found = ahead.task.result()
+        return found if follows else []
 
     async def commit(self, received: Sequence[Received]) -> None:
         ends: dict[TopicPartition, int] = {}
@@ -163,6 +170,9 @@ class Member:
         if self._preparing is not None:
             self._preparing.cancel()
             await asyncio.wait([self._preparing])
+        if self._ahead is not None:
+            self._ahead.task.cancel()
+            await asyncio.wait([self._ahead.task])
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await dispose(consumer)
@@ -245,14 +255,14 @@ class Member:
         self._settled = True
         self._known_at = asyncio.get_running_loop().time()
 
-    async def _take(self, limit: int, wait: float) -> list[Received]:
+    async def _take(self, limit: int, wait: float, handed: Handed) -> list[Received]:
         consumer, generation = self._consumer, self._generation
         assert consumer is not None
         found: dict[TopicPartition, list[Any]] = {}
         try:
             # A rebalance makes getmany wait for its end, however long that takes.
             async with asyncio.timeout(max(wait, 0) + 0.2):
-                await self._fill(found, consumer, limit, max(wait, 0.001))
+                await self._fill(found, handed, consumer, limit, max(wait, 0.001))
         except (TimeoutError, ConsumerStoppedError):
             pass
         except Exception as error:
@@ -261,13 +271,21 @@ class Member:
             # A plain KafkaError is the coordination's: joining again is the answer to it.
             if type(error) is not KafkaError and not self._cluster.is_silence(error):
                 raise
-        if self._generation != generation:
-            return []
-        names = {place.topic: self._topics.logical(place.topic) or place.topic for place in found}
-        return [received(names[place.topic], record) for place, records in found.items() for record in records]
+        taken: list[Received] = []
+        for place, records in found.items():
+            name = self._topics.logical(place.topic) or place.topic
+            for start in range(0, len(records), _SLICE):
+                taken += [received(name, record) for record in records[start : start + _SLICE]]
+                await asyncio.sleep(0)  # whoever works on the batch before goes on
+        return taken if self._generation == generation else []
 
     async def _fill(
-        self, found: dict[TopicPartition, list[Any]], consumer: AIOKafkaConsumer, limit: int, wait: float
+        self,
+        found: dict[TopicPartition, list[Any]],
+        handed: Handed,
+        consumer: AIOKafkaConsumer,
+        limit: int,
+        wait: float,
     ) -> None:
         """Wait for the first entry; then a fair share of each partition, then more of any."""
         generation = self._generation
@@ -279,7 +297,7 @@ class Member:
             if self._generation != generation:
                 return 0  # of a new generation that does not know its positions yet: they come again
             for place, records in batch.items():
-                self._handed[place] = records[-1].offset + 1, await consumer.position(place)
+                handed[place] = records[-1].offset + 1, await consumer.position(place)
                 found.setdefault(place, []).extend(records)
             return sum(map(len, batch.values()))
 
@@ -297,12 +315,13 @@ class Member:
 
     def _positions(self) -> dict[TopicPartition, int]:
         """Where to go on in each partition."""
-        return self._committed | {place: after for place, (_, after) in self._handed.items()}
+        handed = self._handed | (self._ahead.handed if self._ahead is not None else {})
+        return self._committed | {place: after for place, (_, after) in handed.items()}
 
-    def _rewind(self) -> None:
-        """What was handed out and not committed comes again."""
+    def _rewind(self, ahead: Handed) -> None:
+        """What was handed out, or read ahead, and not committed comes again."""
         if self._consumer is not None:
-            for place in self._handed:
+            for place in (self._handed.keys() | ahead.keys()) & self._committed.keys():
                 self._consumer.seek(place, self._committed[place])
         self._handed.clear()
 

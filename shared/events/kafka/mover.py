@@ -15,7 +15,8 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, InconsistentGr
 
 from shared.events.kafka.assignor import Assignor
 from shared.events.kafka.cluster import Cluster
-from shared.events.kafka.member import WrongGroup, dispose
+from shared.events.kafka.disposal import dispose
+from shared.events.kafka.member import WrongGroup
 from shared.events.partition import PARTITIONS
 
 _MOVE_SECONDS = 30.0

@@ -153,10 +153,14 @@ def test_who_is_asked_twice_to_stop_says_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("up",), ("up", "--split"), ("run", "crm"), ("events", "lag"), ("migrate",)], ids=" ".join
-)
-@pytest.mark.parametrize(
-    ("name", "value"), [("KAFKA_BOOTSTRAP_SERVERS", "kafka://a:1"), ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")]
+    ("arguments", "name", "value"),
+    [
+        (("up",), "KAFKA_BOOTSTRAP_SERVERS", "kafka://a:1"),
+        (("up", "--split"), "KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
+        (("run", "crm"), "KAFKA_BOOTSTRAP_SERVERS", "kafka://a:1"),
+        (("events", "lag"), "KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
+        (("migrate",), "KAFKA_BOOTSTRAP_SERVERS", "kafka://a:1"),
+    ],
 )
 def test_wrong_settings_of_kafka_are_refused_before_anything_is_made(
     arguments: tuple[str, ...], name: str, value: str, tmp_path: Path

@@ -1,6 +1,6 @@
 """Schemathesis on the merged document, single calls and sequences of them: nothing answers 5xx.
 
-In full where most can go wrong, which is apart; a few calls of each operation in the other modes.
+Single calls where most can go wrong, which is apart; sequences in every mode.
 """
 
 from functools import cache
@@ -18,16 +18,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from cli.contracts import merged_document
-from tests.e2e.platform import KAFKA, POSTGRES, SPLIT, RunningPlatform, params
+from tests.e2e.platform import SPLIT, RunningPlatform, params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
 schema: Any = schemathesis.openapi.from_dict(merged_document())
-few: Any = schemathesis.openapi.from_dict(merged_document())
-few.config.phases.update(phases=["fuzzing"])
 # These would end the credential or the organisation the run itself uses.
-_KEPT_OUT = r"^/v1/(sessions/current|members|api-keys/|organization|me/password)"
-schema, few = (each.exclude(path_regex=_KEPT_OUT) for each in (schema, few))
+schema = schema.exclude(path_regex=r"^/v1/(sessions/current|members|api-keys/|organization|me/password)")
 
 
 def _authorized(platform: RunningPlatform) -> dict[str, str]:
@@ -41,25 +38,10 @@ def _session() -> requests.Session:
     return session
 
 
-def _calls(examples: int) -> settings:
-    return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
-
-
 @pytest.mark.parametrize("platform", params(SPLIT), indirect=True)
 @schema.parametrize()  # type: ignore[untyped-decorator]
-@_calls(3)
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 def test_single_calls(case: Any, platform: RunningPlatform) -> None:
-    _call(case, platform)
-
-
-@pytest.mark.parametrize("platform", params(POSTGRES, KAFKA), indirect=True)
-@few.parametrize()  # type: ignore[untyped-decorator]
-@_calls(2)
-def test_a_few_calls(case: Any, platform: RunningPlatform) -> None:
-    _call(case, platform)
-
-
-def _call(case: Any, platform: RunningPlatform) -> None:
     answer = case.call(base_url=platform.base_url, headers=_authorized(platform), session=_session())
     case.validate_response(answer, checks=CHECKS)
 
@@ -70,14 +52,14 @@ def test_sequences_of_calls(platform: RunningPlatform) -> None:
 
     class Calls(machine):  # type: ignore[misc, valid-type]
         def get_call_kwargs(self, case: Any) -> dict[str, Any]:
-            return {"base_url": base_url, "headers": headers}
+            return {"base_url": base_url, "headers": headers, "session": _session()}
 
         def validate_response(self, response: Any, case: Any, additional_checks: Any = None, **_: Any) -> None:
             case.validate_response(response, checks=CHECKS)
 
     Calls.run(
         settings=settings(
-            max_examples=12 if platform.mode is SPLIT else 3,
+            max_examples=12 if platform.mode is SPLIT else 5,
             stateful_step_count=8,
             deadline=None,
             suppress_health_check=list(HealthCheck),

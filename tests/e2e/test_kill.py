@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.platform import RunningPlatform, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-KILLS = {"postgres": 10, "kafka": 3, "split": 2}
+KILLS = {"postgres": 10, "kafka": 2, "split": 1}
 WRITERS = 4
 
 

@@ -88,6 +88,7 @@ def test_a_busy_port_is_said_in_a_sentence(own_platform: RunningPlatform) -> Non
     assert "Traceback" not in own_platform.tail()
 
 
+@pytest.mark.parametrize("own_platform", params(POSTGRES), indirect=True)
 def test_migrate_without_a_platform_says_so(own_platform: RunningPlatform) -> None:
     done = own_platform.command("migrate", "--check")
     assert (done.returncode, "no platform is running" in done.stdout) == (1, True), done.stdout + done.stderr
@@ -125,7 +126,7 @@ def test_a_database_that_is_away_is_said_in_a_sentence(own_platform: RunningPlat
     assert "nothing" not in own_platform.tail()
 
 
-@whole_and_apart
+@pytest.mark.parametrize("own_platform", params(POSTGRES), indirect=True)
 @pytest.mark.parametrize(
     ("environment", "said"),
     [

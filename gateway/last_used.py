@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import asyncpg
 
 from shared.db import Database
+from shared.db.database import UNAVAILABLE
 from shared.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class LastUsed:
         try:
             async with self._database.pool.acquire(timeout=2) as connection:
                 await connection.execute(TOUCH_SQL, list(batch), times, timeout=5)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, ServiceUnavailable) as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError, ServiceUnavailable) as error:
             logger.warning("last-used times of %d keys are kept for later: %s", len(batch), error)
             self._unwritten = batch | self._unwritten
 

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 
 from shared.db import Database
+from shared.db.database import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class CredentialListener:
         while True:
             try:
                 await self._listen()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError) as error:  # uvloop's, of a closed socket
                 if self.connected or pause == 0.05:
                     logger.warning("not listening for changed credentials: %s", error)
                 pause = 0.05 if self.connected else min(pause * 2, _LONGEST_PAUSE)

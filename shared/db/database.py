@@ -13,7 +13,7 @@ import asyncpg
 import orjson
 
 from shared.db.session import Session
-from shared.errors import ServiceUnavailable
+from shared.errors import Problem, ServiceUnavailable
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -161,8 +161,11 @@ class Database:
                 yield session
                 await session.run_before_commit()
                 await _commit(connection)
-            except BaseException:
+            except BaseException as error:
+                lost = _is_lost(connection, error)
                 await asyncio.shield(_roll_back(connection))
+                if lost and isinstance(error, Exception) and not isinstance(error, (Problem, *UNAVAILABLE)):
+                    raise ConnectionResetError("the database ended the connection") from error
                 raise
         finally:
             await self._release(connection)
@@ -171,7 +174,7 @@ class Database:
     async def _acquire(self) -> Connection:
         try:
             return await self.pool.acquire(timeout=POOL_WAIT_SECONDS)  # type: ignore[return-value]
-        except (*UNAVAILABLE, asyncpg.PostgresError) as error:
+        except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError) as error:
             # Nothing was asked yet: whatever a server says to a new connection, it does not let us in.
             raise ServiceUnavailable("The database cannot be reached right now; try again shortly.") from error
 
@@ -199,12 +202,18 @@ async def _start(connection: Connection, organization_id: UUID | None) -> None:
         raise ServiceUnavailable("The database cannot be reached right now; try again shortly.") from error
 
 
+def _is_lost(connection: Connection, error: BaseException) -> bool:
+    """Whether the connection ended under whoever used it, whatever error that became."""
+    # uvloop refuses to write to a closed socket before asyncpg has heard that it is closed.
+    return connection.is_closed() or (isinstance(error, RuntimeError) and "handler is closed" in str(error))
+
+
 async def _roll_back(connection: Connection) -> None:
     if connection.is_closed() or not connection.is_in_transaction():
         return
     try:
         await connection.execute("ROLLBACK")
-    except (*UNAVAILABLE, asyncpg.PostgresError):
+    except Exception:
         connection.terminate()  # whatever state it is in, nobody shall use it again; the server rolls back
 
 

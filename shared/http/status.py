@@ -76,7 +76,7 @@ class StatusProbe:
         try:
             measured = await self._measure_database(database)
             return ServiceStatus(self._service, measured, await worker.status() if worker else None)
-        except (ServiceUnavailable, asyncpg.PostgresError, *UNAVAILABLE):
+        except (ServiceUnavailable, asyncpg.PostgresError, RuntimeError, *UNAVAILABLE):
             return ServiceStatus(self._service, DatabaseStatus(reachable=False))
 
     async def _measure_database(self, database: Database) -> DatabaseStatus:

@@ -263,7 +263,7 @@ def instances(draw: st.DrawFn, schema: Json) -> Any:
     return {name: draw(instances(schema["properties"][name])) for name in present}
 
 
-@settings(max_examples=150)
+@settings(max_examples=70)
 @given(st.data())
 def test_compatible_schemas_read_each_others_events(data: st.DataObject) -> None:
     old = data.draw(objects(SCHEMAS))

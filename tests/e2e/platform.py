@@ -210,6 +210,11 @@ class RunningPlatform:
         """The end of its log."""
         return self.said[-4000:]
 
+    def traceback(self) -> str:
+        """The first traceback of its log, and what stands before it."""
+        before, found, after = self.said.partition("Traceback")
+        return before[-500:] + found + after[:8000]
+
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether it runs; one that nobody has reaped yet does not."""

@@ -94,6 +94,7 @@ def test_migrate_without_a_platform_says_so(own_platform: RunningPlatform) -> No
     assert (done.returncode, "no platform is running" in done.stdout) == (1, True), done.stdout + done.stderr
 
 
+@whole_and_apart
 async def test_a_home_of_an_older_release_is_migrated_and_of_a_newer_one_refused(own_platform: RunningPlatform) -> None:
     with EmbeddedPostgres(own_platform.home) as postgres:
         connection = await asyncpg.connect(postgres.dsn)

@@ -85,3 +85,22 @@ async def test_a_database_that_goes_away_is_a_503_and_comes_back(
     postgres_server.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
     assert len((await client.get("/v1/contacts")).json()["data"]) == 1
     assert (await client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.parametrize("moment", ["in the handler", "at the end"])
+async def test_a_connection_that_ends_is_no_fault_of_ours_whatever_it_is_called(
+    doomed: tuple[httpx.AsyncClient, Any], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Uvloop refuses to write to a closed socket before asyncpg has heard that it is closed."""
+    client, _ = doomed
+    execute = asyncpg.Connection.execute
+
+    async def closed(self: Any, query: str, *arguments: Any, **options: Any) -> str:
+        if ("INSERT" in query) is (moment == "in the handler") and not query.startswith("BEGIN"):
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        return await execute(self, query, *arguments, **options)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", closed)
+    problem(await client.post("/v1/contacts", json=BODY), 503, "service_unavailable")
+    monkeypatch.undo()
+    assert (await client.post("/v1/contacts", json=BODY)).status_code == 201

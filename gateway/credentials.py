@@ -19,7 +19,7 @@ import asyncpg
 from gateway.hearing import HEARING_SECONDS, Hearing
 from shared.auth import ActorType
 from shared.db import Database
-from shared.db.database import UNAVAILABLE
+from shared.db.database import AWAY
 from shared.errors import ServiceUnavailable
 from shared.ids import NIL
 
@@ -230,7 +230,7 @@ class Credentials:
         try:
             async with self._database.pool.acquire(timeout=_LOOKUP_SECONDS) as connection:
                 return await connection.fetchrow(sql, argument, timeout=_LOOKUP_SECONDS)
-        except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError) as error:  # uvloop's, of a closed socket
+        except AWAY as error:
             logger.warning("credentials cannot be looked up: %s", error)
             raise _unchecked() from error
 

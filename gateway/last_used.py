@@ -7,10 +7,8 @@ import contextlib
 import logging
 from datetime import UTC, datetime
 
-import asyncpg
-
 from shared.db import Database
-from shared.db.database import UNAVAILABLE
+from shared.db.database import AWAY
 from shared.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class LastUsed:
         try:
             async with self._database.pool.acquire(timeout=2) as connection:
                 await connection.execute(TOUCH_SQL, list(batch), times, timeout=5)
-        except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError, ServiceUnavailable) as error:
+        except (ServiceUnavailable, *AWAY) as error:
             logger.warning("last-used times of %d keys are kept for later: %s", len(batch), error)
             self._unwritten = batch | self._unwritten
 

@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import asyncpg
-
 from shared.db import Database
-from shared.db.database import UNAVAILABLE
+from shared.db.database import AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +61,7 @@ class CredentialListener:
         while True:
             try:
                 await self._listen()
-            except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError) as error:  # uvloop's, of a closed socket
+            except AWAY as error:
                 if self.connected or pause == 0.05:
                     logger.warning("not listening for changed credentials: %s", error)
                 pause = 0.05 if self.connected else min(pause * 2, _LONGEST_PAUSE)

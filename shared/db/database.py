@@ -40,6 +40,10 @@ UNAVAILABLE = (
 One that is a ``ValueError`` as well (an ``InterfaceError``: a value that asyncpg cannot send) tells of no outage.
 """
 
+AWAY = (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError)
+"""For whoever only looks whether the database answers: whatever it says, it does not. A ``RuntimeError`` is uvloop's,
+which refuses to write to a closed socket before asyncpg has heard that it is closed."""
+
 
 class _Connection(asyncpg.Connection):
     """A pooled connection without asyncpg's reset query: every transaction sets its own context, with
@@ -174,7 +178,7 @@ class Database:
     async def _acquire(self) -> Connection:
         try:
             return await self.pool.acquire(timeout=POOL_WAIT_SECONDS)  # type: ignore[return-value]
-        except (*UNAVAILABLE, asyncpg.PostgresError, RuntimeError) as error:
+        except AWAY as error:
             # Nothing was asked yet: whatever a server says to a new connection, it does not let us in.
             raise ServiceUnavailable("The database cannot be reached right now; try again shortly.") from error
 
@@ -204,7 +208,6 @@ async def _start(connection: Connection, organization_id: UUID | None) -> None:
 
 def _is_lost(connection: Connection, error: BaseException) -> bool:
     """Whether the connection ended under whoever used it, whatever error that became."""
-    # uvloop refuses to write to a closed socket before asyncpg has heard that it is closed.
     return connection.is_closed() or (isinstance(error, RuntimeError) and "handler is closed" in str(error))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from shared.db import Database
-from shared.db.database import UNAVAILABLE
+from shared.db.database import AWAY
 from shared.db.versions import head
 from shared.errors import ServiceUnavailable
 from shared.events import Worker, WorkerStatus
@@ -76,7 +76,7 @@ class StatusProbe:
         try:
             measured = await self._measure_database(database)
             return ServiceStatus(self._service, measured, await worker.status() if worker else None)
-        except (ServiceUnavailable, asyncpg.PostgresError, RuntimeError, *UNAVAILABLE):
+        except (ServiceUnavailable, *AWAY):
             return ServiceStatus(self._service, DatabaseStatus(reachable=False))
 
     async def _measure_database(self, database: Database) -> DatabaseStatus:

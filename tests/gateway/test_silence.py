@@ -9,9 +9,11 @@ import pytest
 
 from gateway.credentials import LIFE_DEAF, Cache, Credential
 from gateway.hearing import HEARING_SECONDS, Hearing
+from gateway.listener import CredentialListener
 from shared.auth import api_key
 from shared.errors import ServiceUnavailable
 from shared.ids import new_id
+from shared.testing.plugin import DatabaseFactory
 from tests.gateway.world import World
 
 LONGEST = 1.0
@@ -117,3 +119,27 @@ def test_an_answer_that_took_long_counts_only_while_changes_are_heard(
     else:
         with pytest.raises(ServiceUnavailable):
             asyncio.run(scenario())
+
+
+async def test_a_socket_that_was_closed_does_not_end_the_listening(
+    database: DatabaseFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, attempts = await database("gateway"), 0
+    connect = opened.connect
+
+    async def closed_at_first() -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts < 3:
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+        return await connect()
+
+    monkeypatch.setattr(opened, "connect", closed_at_first)
+    listens = asyncio.Event()
+    listener = CredentialListener(
+        opened, lambda _: None, lambda state: listens.set() if state else None, lambda _: None
+    )
+    listener.start()
+    await asyncio.wait_for(listens.wait(), 10)
+    await listener.stop()
+    assert attempts == 3

@@ -1,7 +1,7 @@
 """Records that anybody who may write to a topic can put there, and that must stop nobody."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from aiokafka.record.util import decode_varint_py as decode_varint
 
 from shared.db import Database
-from shared.events import Consumer
+from shared.events import CloudEvent, Consumer
 from shared.events.deadletters import dead
 from shared.events.kafka import KafkaBus
 from shared.events.kafka.records import received
@@ -30,6 +30,25 @@ class NoText(str):
 
     def encode(self, *_: Any) -> bytes:
         return b"\xff\xfe"
+
+
+async def write_raw(
+    servers: str,
+    topic: str,
+    partition: int,
+    events: Sequence[CloudEvent],
+    write: Callable[[Any, int, CloudEvent], None],
+    *,
+    codec: int = 0,
+) -> None:
+    """One batch of a producer that is not ours; ``write`` puts an event into it as the record of an offset."""
+    async with AIOKafkaProducer(bootstrap_servers=servers) as plain:
+        made = plain.create_batch()
+        made._builder = _DefaultRecordBatchBuilderPy(2, codec, False, -1, -1, -1, 1_000_000)
+        for offset, event in enumerate(events):
+            write(made._builder, offset, event)
+            made._relative_offset += 1
+        await (await plain.send_batch(made, topic, partition=partition))
 
 
 def settings_of(servers: str, prefix: str) -> Settings:
@@ -121,17 +140,15 @@ async def test_a_header_whose_name_is_no_text_stops_nobody(kafka_servers: str, k
     sent = [make_event(n, **same) for n in range(9)]
     place = partition_of(sent[0].partitionkey)
     await bus.append(TOPIC, [sent[0], *(make_event() for _ in range(50))])
-    async with AIOKafkaProducer(bootstrap_servers=kafka_servers) as plain:
-        for batch in (sent[1:5], sent[5:8]):
-            made = plain.create_batch()
-            made._builder = _DefaultRecordBatchBuilderPy(2, codec, False, -1, -1, -1, 1_000_000)
-            for offset, event in enumerate(batch):
-                headers, value = event.to_binary()
-                odd = [(NoText("x"), b"1")] if event.sequence in (2, 3, 5) else []
-                key = event.partitionkey.encode()
-                made._builder.append(offset, 1000, key, b"{bad" if offset == 2 else value, [*headers, *odd])
-                made._relative_offset += 1
-            await (await plain.send_batch(made, topic, partition=place))
+
+    def with_a_name_that_is_no_text(builder: Any, offset: int, event: CloudEvent) -> None:
+        headers, value = event.to_binary()
+        odd = [(NoText("x"), b"1")] if event.sequence in (2, 3, 5) else []
+        key = event.partitionkey.encode()
+        builder.append(offset, 1000, key, b"{bad" if offset == 2 else value, [*headers, *odd])
+
+    for batch in (sent[1:5], sent[5:8]):
+        await write_raw(kafka_servers, topic, place, batch, with_a_name_that_is_no_text, codec=codec)
     await bus.append(TOPIC, sent[8:])
     member = await bus.subscribe("beta.a", [TOPIC])
     for got in (
@@ -159,19 +176,16 @@ async def test_a_record_with_attributes_stops_nobody_and_hides_nobody(
     sent = [make_event(n, **same) for n in range(60)]
     place = partition_of(sent[0].partitionkey)
     await bus.append(TOPIC, sent[:3])
-    async with AIOKafkaProducer(bootstrap_servers=kafka_servers) as plain:
-        made = plain.create_batch()
-        builder = made._builder = _DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, -1, 1_000_000)
-        for offset, event in enumerate(sent[3:6]):
-            headers, value = event.to_binary()
-            begin = len(builder._buffer)
-            odd = event.sequence == 4
-            builder.append(offset, 1000, event.partitionkey.encode() if key is None or not odd else key, value, headers)
-            if odd:
-                _, attributes = decode_varint(builder._buffer, begin)
-                builder._buffer[attributes] = 0x80
-            made._relative_offset += 1
-        await (await plain.send_batch(made, topic, partition=place))
+
+    def with_attributes(builder: Any, offset: int, event: CloudEvent) -> None:
+        headers, value = event.to_binary()
+        begin, odd = len(builder._buffer), event.sequence == 4
+        builder.append(offset, 1000, event.partitionkey.encode() if key is None or not odd else key, value, headers)
+        if odd:
+            _, attributes = decode_varint(builder._buffer, begin)
+            builder._buffer[attributes] = 0x80
+
+    await write_raw(kafka_servers, topic, place, sent[3:6], with_attributes)
     await bus.append(TOPIC, sent[6:])
     member = await bus.subscribe("beta.a", [TOPIC])
     for got in (

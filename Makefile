@@ -53,7 +53,7 @@ clean: ## Remove what the commands above made (the data in .guardian/ stays)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Measure it
-.PHONY: bench-start bench-tenancy bench-api bench-events
+.PHONY: bench-start bench-tenancy bench-api bench-events bench-limiter
 bench-start: .venv/.stamp-dev ## Fresh clone to first call, later start, idle memory and CPU, Ctrl-C
 	@$(BIN)/python -m tests.bench.start $(ARGS)
 
@@ -65,6 +65,9 @@ bench-api: .venv/.stamp-dev ## CPU per request beside a plain FastAPI app, laten
 
 bench-events: .venv/.stamp-dev ## Outbox to effect through PostgreSQL and Kafka beside pgqueuer and FastStream; --split
 	@$(BIN)/python -m tests.bench.events $(ARGS)
+
+bench-limiter: .venv/.stamp-dev ## Limits decided by four processes beside limits with async Redis, exactness counted (PROFILE=1)
+	@$(BIN)/python -m tests.bench.limiter $(ARGS)
 
 ##@ Break it
 .PHONY: chaos-events

@@ -19,6 +19,7 @@ from cli.asyncapi import document as asyncapi_document
 from cli.compatibility import BreakingChange, refusals
 from cli.system import SERVICES, Service
 from shared.events.registry import Declaration, declarations
+from shared.http.problems import problem_response
 from shared.settings import Settings
 
 FOLDER = Path(__file__).parent.parent / "openapi"
@@ -40,23 +41,18 @@ _SECURITY = {
 _DESCRIPTION = """\
 Everything Guardian offers over HTTP. Lists are pages of `limit` rows with a `next_cursor`. Errors are RFC 9457
 problems with a stable `code` and a `request_id`. Every POST accepts an `Idempotency-Key`; reads carry an `ETag`,
-and updates honour `If-Match`.
+and updates honour `If-Match`. A call that limits apply to is answered with `RateLimit` and `RateLimit-Policy`; what it
+costs, and of which class it is, stands in `x-rate-limit`. A refused one says why, and in `Retry-After` for how long.
 """
 
 
 _GATEWAY_ANSWERS = {
-    "408": "The request did not arrive in time",
-    "429": "Too many requests",
-    "431": "The request's headers are over the limit",
-    "502": "The service behind the gateway failed",
-    "504": "The service behind the gateway took too long",
+    "408": ("RequestTimeout", "The request did not arrive in time"),
+    "431": ("HeadersTooLarge", "The request's headers are over the limit"),
+    "502": ("BadGateway", "The service behind the gateway failed"),
+    "504": ("UpstreamTimeout", "The service behind the gateway took too long"),
 }
 """What the gateway itself may answer to any call, besides the problems of the services."""
-
-
-def _problem(title: str) -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": title, "content": content}
 
 
 def merged_document() -> dict[str, Any]:
@@ -71,6 +67,8 @@ def service_document(service: Service, settings: Settings) -> dict[str, Any]:
     for path, method, operation in operations(document):
         public = (method.upper(), path) in service.public
         operation["security"] = [] if public else [{"apiKey": []}, {"session": []}]
+        if public:
+            operation["x-rate-limit"]["class"] = "anonymous"
         if public and "x-required-scope" in operation:
             operation["security"] = [{}, {"apiKey": []}, {"session": []}]
     document.setdefault("components", {})["securitySchemes"] = _SECURITY
@@ -94,10 +92,11 @@ def merge(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "paths": {},
         "components": {},
     }
+    merged["components"]["responses"] = {name: problem_response(text) for name, text in _GATEWAY_ANSWERS.values()}
     for name, document in documents.items():
         for _, _, operation in operations(document):
-            for status, title in _GATEWAY_ANSWERS.items():
-                operation["responses"].setdefault(status, _problem(title))
+            for status, (answer, _) in _GATEWAY_ANSWERS.items():
+                operation["responses"].setdefault(status, {"$ref": f"#/components/responses/{answer}"})
         _join(merged["paths"], document["paths"], f"{name}: path")
         for kind, items in document["components"].items():
             _join(merged["components"].setdefault(kind, {}), items, f"{name}: {kind}")

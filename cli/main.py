@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.events.commands import events
+from cli.plans import plans
 
 app = typer.Typer(
     name="guardian",
@@ -77,7 +78,7 @@ class Role(StrEnum):
 
 @app.command()
 def run(
-    service: Annotated[str, typer.Argument(help="gateway, identity, crm, audit or health.")],
+    service: Annotated[str, typer.Argument(help="gateway, identity, crm, audit, ratelimit or health.")],
     *,
     role: Annotated[Role, typer.Option(help="Its API, its worker, or both.")] = Role.ALL,
     fd: Annotated[int | None, typer.Option(help="Serve on this inherited socket.")] = None,
@@ -148,6 +149,7 @@ def contracts(
 
 
 app.add_typer(events, name="events")
+app.add_typer(plans, name="plans")
 
 
 if __name__ == "__main__":

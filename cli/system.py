@@ -91,7 +91,13 @@ AUDIT = Service(
     prefixes=("/v1/audit",),
     callers=("gateway", "health"),
     publishes=False,
-    consumes=("identity", "crm"),
+    consumes=("identity", "crm", "ratelimit"),
+)
+
+RATELIMIT = Service(
+    name="ratelimit",
+    prefixes=("/v1/limits", "/v1/plans", "/v1/usage"),
+    callers=("gateway", "health"),
 )
 
 HEALTH = Service(
@@ -102,7 +108,7 @@ HEALTH = Service(
     schema=False,
 )
 
-SERVICES: tuple[Service, ...] = (IDENTITY, CRM, AUDIT, HEALTH)
+SERVICES: tuple[Service, ...] = (IDENTITY, CRM, AUDIT, RATELIMIT, HEALTH)
 
 SCHEMAS: tuple[str, ...] = tuple(service.name for service in SERVICES if service.schema)
 

@@ -9,17 +9,18 @@ from typing import Any
 
 from gateway.addresses import parse_networks
 from gateway.authenticate import Authenticator
-from gateway.credentials import Credentials
+from gateway.credentials import CHANNEL, Credentials
 from gateway.last_used import LastUsed
-from gateway.listener import CredentialListener
+from gateway.limits import Metering
 from gateway.metrics import GatewayMetrics
-from gateway.pages import Probes, build_pages
+from gateway.pages import Probes, build_pages, read_contract
 from gateway.pipeline import Pipeline
 from gateway.routing import Operation, Route, RoutingTable
 from gateway.stages import QuotaGate, SignatureVerifier
 from gateway.trace import Tracing
 from gateway.upstream import HttpUpstream
 from shared.db import Database
+from shared.db.listener import Listener
 from shared.http.hosting import hosting
 from shared.settings import Settings
 
@@ -61,6 +62,8 @@ class Gateway:
             stack.push_async_callback(parts.last_used.stop)
             parts.listener.start()
             stack.push_async_callback(parts.listener.stop)
+            if parts.metering is not None:
+                await stack.enter_async_context(parts.metering.running())
             parts.probes.started = True
             try:
                 yield
@@ -93,8 +96,8 @@ class _Parts:
     def __init__(self, settings: Settings, database: Database) -> None:
         self.credentials = Credentials(database)
         credentials = self.credentials
-        self.listener = CredentialListener(
-            database, credentials.heard, credentials.listening, credentials.hearing.heard_until
+        self.listener = Listener(
+            database, CHANNEL, credentials.heard, credentials.listening, credentials.hearing.heard_until
         )
         self.last_used = LastUsed(database)
         self.authenticator = Authenticator(settings, self.credentials, self.last_used)
@@ -102,6 +105,7 @@ class _Parts:
         self.metrics = GatewayMetrics()
         self.probes = Probes(settings, self.metrics, parse_networks(settings.trusted_proxies))
         self.probes.listening = lambda: self.listener.connected
+        self.metering: Metering | None = None
 
 
 def create_gateway(
@@ -113,16 +117,21 @@ def create_gateway(
     sign_in: Operation | None = None,
     signatures: SignatureVerifier | None = None,
     quotas: QuotaGate | None = None,
+    limited: bool = True,
 ) -> Gateway:
     """The gateway in front of ``upstreams``: ASGI applications by service name.
 
     A service in this process is passed as ``Hosted(app)``, one in another as ``HttpUpstream(url)``. ``openapi``
     is the merged document (default: the committed ``openapi/openapi.yaml``), ``sign_in`` the operation the
-    welcome page explains.
+    welcome page explains. ``quotas`` takes the place of the limits of organisations, which ``limited=False`` leaves out.
     """
     table = RoutingTable(routes)
     database = Database.for_service(settings, "gateway")
     parts = _Parts(settings, database)
+    if limited and quotas is None:
+        openapi = read_contract() if openapi is None else openapi
+        parts.metering = Metering(settings, database, parts.metrics, routes, openapi)
+        quotas = parts.metering.gate
     pipeline = Pipeline(
         settings,
         upstreams=upstreams,

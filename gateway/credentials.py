@@ -16,15 +16,16 @@ from uuid import UUID
 
 import asyncpg
 
-from gateway.hearing import HEARING_SECONDS, Hearing
 from shared.auth import ActorType
 from shared.db import Database
 from shared.db.database import AWAY
+from shared.db.hearing import HEARING_SECONDS, Hearing
 from shared.errors import ServiceUnavailable
 from shared.ids import NIL
 
 logger = logging.getLogger(__name__)
 
+CHANNEL = "guardian_credentials"
 LIFE_LISTENING = 300.0
 LIFE_DEAF = HEARING_SECONDS
 LIFE_UNKNOWN = 5.0

@@ -24,6 +24,8 @@ from shared.errors import (
 from shared.ids import NIL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.credentials import Credential
     from gateway.edge import Pair
     from gateway.pipeline import Pipeline
@@ -49,6 +51,7 @@ class Exchange:
         "_raw_receive",
         "_raw_send",
         "_reading",
+        "_release",
         "_task",
         "_verdict",
         "answered",
@@ -77,6 +80,7 @@ class Exchange:
         self._body_left = -1  # bytes; -1: no body is expected
         self._body_seen_at = 0.0
         self._reading = False
+        self._release: Callable[[], None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._verdict: Problem | None = None
@@ -105,6 +109,8 @@ class Exchange:
             logger.exception("unhandled error in the gateway (request %s)", self.request_id)
             await self._answer_problem(Problem("The error has been logged under this request_id."))
         finally:
+            if self._release is not None:
+                self._release()
             if self._deadline is not None:
                 self._deadline.cancel()
             if self.trace is not None and self.trace.span is not None:
@@ -220,11 +226,16 @@ class Exchange:
 
     async def _take_stages(self, route: Route, principal: Principal, receive: Any) -> Any:
         core, scope = self.core, self.scope
-        call = Call(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal)
+        call = Call(
+            scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal
+        )
         if core.signatures is not None:
             receive = await core.signatures.verify(call, receive)
         if core.quotas is not None:
-            self._extra += await core.quotas.take(call)
+            headers, self._release, refused = await core.quotas.take(call)
+            self._extra += headers
+            if refused is not None:
+                raise refused
         return receive
 
     # -- forwarding ----------------------------------------------------------------------------------
@@ -332,14 +343,12 @@ class Exchange:
     # -- the answer ----------------------------------------------------------------------------------
     def _start(self, status: int, headers: Any, forwarded_at: float) -> dict[str, Any]:
         core = self.core
-        made = core.answers.make(headers, secure=self.secure, private=self.principal is not None)
+        made = core.answers.make(status, headers, self._extra, secure=self.secure, private=self.principal is not None)
         now = time.perf_counter()
         total = now - self.started
         own = forwarded_at - self.started if forwarded_at else total
         made.append((b"x-request-id", self.request_id.encode()))
         made.append((b"server-timing", b"gw;dur=%.2f, total;dur=%.2f" % (own * 1000, total * 1000)))
-        if self._extra:
-            made += self._extra
         if core.cors.enabled:
             made += core.cors.headers(self.noted.get(b"origin"))
         self.answered = True

@@ -34,6 +34,12 @@ class GatewayMetrics:
             ["service", "state"],
             registry=self.registry,
         )
+        self._refused = Counter(
+            "guardian_gateway_refused",
+            "Calls refused by a limit: the name of a plan's policy, own for an organisation's, unavailable when undecided",
+            ["policy"],
+            registry=self.registry,
+        )
         self._gauges: list[Gauge] = []
         self._counters: dict[tuple[str, str, int], Counter] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -47,6 +53,10 @@ class GatewayMetrics:
     def watch_connections(self, service: str, state: str, value: Callable[[], float]) -> None:
         """Show how many connections to ``service`` are in ``state``."""
         self._connections.labels(service, state).set_function(value)
+
+    def refused(self, policy: str) -> None:
+        """Count one call that a limit refused."""
+        self._refused.labels(policy).inc()
 
     def answered(self, service: str, method: str, status: int, seconds: float) -> None:
         """Count one request. Status 499 means that the client left first."""

@@ -86,6 +86,15 @@ class Asset:
         self._zipped = gzip.compress(content, 6, mtime=0)
 
 
+def read_contract() -> dict[str, Any] | None:
+    """The committed document (a tenth of a second), or None where there is none."""
+    if not CONTRACT.is_file():
+        return None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    document: dict[str, Any] = yaml.load(CONTRACT.read_bytes(), loader)  # noqa: S506 (a safe loader, in C)
+    return document
+
+
 class Contract:
     """The merged OpenAPI document, as JSON."""
 
@@ -94,15 +103,11 @@ class Contract:
 
     async def __call__(self, _exchange: Exchange) -> Answer:
         if self._body is None:
-            self._body = await asyncio.to_thread(self._read)
+            document = await asyncio.to_thread(read_contract)
+            if document is None:
+                raise NotFound("This gateway was started without an OpenAPI document; 'guardian contracts' writes it.")
+            self._body = orjson.dumps(document)
         return 200, [(b"content-type", b"application/json"), _REVALIDATE], self._body
-
-    @staticmethod
-    def _read() -> bytes:
-        if not CONTRACT.is_file():
-            raise NotFound("This gateway was started without an OpenAPI document; 'guardian contracts' writes it.")
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return orjson.dumps(yaml.load(CONTRACT.read_bytes(), loader))  # noqa: S506 (a safe loader, in C)
 
 
 class Probes:

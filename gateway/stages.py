@@ -1,26 +1,30 @@
 """The pipeline's exchangeable stages: signature verification and quotas.
 
-Both may answer with a ``Problem``. A gateway made without one of them skips the stage.
+Both may answer with a problem. A gateway made without one of them skips the stage.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gateway.edge import Pair
     from gateway.routing import Route
     from shared.auth import Principal
+    from shared.errors import Problem
 
 
 @dataclass(slots=True)
 class Call:
-    """An authenticated request as a stage sees it. ``headers`` are the client's own, before any were dropped."""
+    """An authenticated request as a stage sees it. ``path`` is decoded; ``headers`` are the client's own, before any
+    were dropped.
+    """
 
     method: str
+    path: str
     raw_path: bytes
     query_string: bytes
     headers: Sequence[Pair]
@@ -36,9 +40,20 @@ class SignatureVerifier(Protocol):
         ...
 
 
+class Taken(NamedTuple):
+    """What a quota stage has to say: ``headers`` are for the answer, whatever it will be.
+
+    ``release`` is called once when the request has ended, in whatever way. With a ``refusal`` it is not forwarded.
+    """
+
+    headers: Sequence[Pair] = ()
+    release: Callable[[], None] | None = None
+    refusal: Problem | None = None
+
+
 class QuotaGate(Protocol):
     """Takes what a request costs from its caller's quota."""
 
-    async def take(self, call: Call) -> Sequence[Pair]:
-        """Raise a 429 problem, or return headers for the answer."""
+    async def take(self, call: Call) -> Taken:
+        """Take it, or refuse."""
         ...

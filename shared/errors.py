@@ -21,11 +21,15 @@ class FieldError(TypedDict):
 
 
 class Problem(Exception):
-    """An answer that is not a success. Subclasses fix ``status`` and a default ``code``."""
+    """An answer that is not a success. Subclasses fix ``status`` and a default ``code``.
+
+    ``type`` is set where a URI is registered for the kind of problem; others are named after their code.
+    """
 
     status = 500
     code = "internal_error"
     title = "Something went wrong on our side"
+    type: str | None = None
 
     def __init__(
         self,
@@ -100,10 +104,24 @@ class ServiceUnavailable(Problem):
         self.headers.setdefault("Retry-After", str(retry_after))
 
 
+class QuotaExceeded(TooManyRequests):
+    """A limit of the caller's is used up."""
+
+    code, title = "quota_exceeded", "A limit is used up"
+    type = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+
+
+class ReducedCapacity(ServiceUnavailable):
+    """Whether a call is within its limits cannot be decided at the moment."""
+
+    code, title = "limiter_unavailable", "Limits cannot be checked at the moment"
+    type = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+
+
 def problem_body(problem: Problem, *, instance: str, request_id: str) -> bytes:
     """Render a problem as RFC 9457 JSON, with our members ``code``, ``request_id`` and ``errors``."""
     body: dict[str, Any] = {
-        "type": f"urn:guardian:problem:{problem.code}",
+        "type": problem.type or f"urn:guardian:problem:{problem.code}",
         "title": problem.title,
         "status": problem.status,
         "code": problem.code,

@@ -113,6 +113,11 @@ class Settings(BaseSettings):
     metrics_public: bool = Field(False, description="answer /metrics to everybody, not only this machine and proxies")
     trusted_proxies: list[str] = Field([], description="addresses whose Forwarded headers are believed")
     cors_origins: list[str] = Field([], description="origins that may call the API from a browser")
+    default_plan: str = Field(
+        "enterprise",
+        pattern=r"^[a-z][a-z0-9-]{0,62}$",
+        description="plan of the organisations that were given none (guardian plans)",
+    )
     smtp_url: SecretStr | None = Field(
         None, description="smtp://user:password@host:port; unset: mails go to a mailbox under the home"
     )

@@ -9,18 +9,33 @@ from starlette.responses import Response
 from services.audit import service
 from services.audit.schemas import Entry, EntryQuery
 from shared.auth import Principal
-from shared.http import Page, RequestSession, json_response, page_response, requires, service_router
+from shared.http import (
+    BeginSession,
+    MeterDep,
+    Page,
+    RequestSession,
+    json_response,
+    page_response,
+    rated,
+    requires,
+    service_router,
+)
 
 router = service_router("audit", "/v1/audit/events")
+SEARCH_COST = 1
+"""What looking for words costs beyond a list."""
 Reader = Annotated[Principal, requires("audit:read")]
 
 
 @router.get("", response_model=Page[Entry])
+@rated(cost=2, route_class="search")
 async def list_audit_events(
-    principal: Reader, session: RequestSession, query: Annotated[EntryQuery, Query()]
+    principal: Reader, begin: BeginSession, meter: MeterDep, query: Annotated[EntryQuery, Query()]
 ) -> Response:
     """Entries of the audit log that match every filter, newest first."""
-    rows = await service.page(session, principal, query)
+    if query.searches:
+        await meter(SEARCH_COST)
+    rows = await service.page(await begin(), principal, query)
     return page_response(rows, query.limit, service.SORT, ("occurred_at", "sequence", "id"))
 
 

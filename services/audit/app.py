@@ -19,6 +19,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Who did what to which record, when, and through which request.",
         settings=settings,
         routers=[router],
+        limits_schema="ratelimit",
     )
 
 

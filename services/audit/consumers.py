@@ -8,7 +8,7 @@ from shared.db import Database, Session
 from shared.events import Bus, CloudEvent, Consumer, Tuning, topic_of
 
 GROUP = "audit"
-SOURCES = ("crm", "identity")
+SOURCES = ("crm", "identity", "ratelimit")
 """The services whose events are recorded."""
 
 

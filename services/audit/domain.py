@@ -21,13 +21,19 @@ _TYPES = {
     "custom_field": "created updated deleted",
     "deal": "created updated deleted restored stage_changed",
     "invitation": "created accepted revoked",
+    "limit_override": "created updated deleted",
+    "limit_policy": "created updated deleted reset",
     "member": "added removed role_changed",
     "organization": "created updated",
     "pipeline": "created updated deleted",
+    "usage": "recorded",
     "user": "signed_up updated email_verified password_changed signed_in signed_out sign_in_failed",
 }
 UNDERSTOOD: Mapping[str, int] = {f"{target}.{verb}": 1 for target, verbs in _TYPES.items() for verb in verbs.split()}
 """The newest schema version that is understood of each type of event."""
+
+NOBODYS = frozenset({"usage.recorded"})
+"""Events that tell of no act: they are no entries."""
 
 _ACTOR_TYPES = {
     "app_user": "user",
@@ -36,7 +42,7 @@ _ACTOR_TYPES = {
     "system": "system",
     "unauthenticated": "anonymous",
 }
-_RISK_OF_TARGET: Mapping[str, RiskLevel] = {"api_key": "medium"}
+_RISK_OF_TARGET: Mapping[str, RiskLevel] = {"api_key": "medium", "limit_override": "medium", "limit_policy": "medium"}
 _RISK_OF_VERB: Mapping[str, RiskLevel] = {
     "deleted": "medium",
     "removed": "medium",

@@ -63,4 +63,11 @@ class EntryQuery(PageParams):
     occurred_after: Annotated[Moment | None, Query(description="at this time or later")] = None
     occurred_before: Annotated[Moment | None, Query(description="before this time")] = None
     risk_level: RiskLevel | None = None
-    q: Annotated[Line | None, Query(description="words to find in what happened; each may be a beginning")] = None
+    q: Annotated[
+        Line | None, Query(description="words to find in what happened; each may be a beginning; costs a unit more")
+    ] = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether there are words to find."""
+        return bool(self.q and self.q.split())

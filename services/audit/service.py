@@ -19,11 +19,14 @@ _NOT_FILTERS = {"limit", "cursor"}
 
 
 async def record(session: Session, events: Sequence[CloudEvent], months: set[date]) -> None:
-    """Store the entries of events of one organisation.
+    """Store the entries of events of one organisation; an event that is nobody's act makes none.
 
     ``months`` are those known to have a partition; what is made here joins them with the commit.
     """
     now = clock.now()
+    events = [event for event in events if event.type not in domain.NOBODYS]
+    if not events:
+        return
     missing = domain.missing_months([event.time for event in events], months, now)
     if missing is not None:
         await repository.ensure_partitions(session, *missing)
@@ -58,8 +61,8 @@ def entry_of(event: CloudEvent, recorded_at: datetime) -> dict[str, Any]:
 async def page(session: Session, principal: Principal, query: EntryQuery) -> list[dict[str, Any]]:
     """One entry more than the page holds, newest first."""
     filters = query.model_dump(exclude=_NOT_FILTERS, exclude_none=True)
-    if "q" in filters and not filters["q"].split():
-        del filters["q"]
+    if not query.searches:
+        filters.pop("q", None)
     rows = await repository.page(session, principal.organization_id, filters, _position(query.cursor), query.limit + 1)
     return [_shown(row) for row in rows]
 

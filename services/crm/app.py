@@ -25,6 +25,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="Contacts, companies, deals with pipelines and stages, activities and custom fields.",
         settings=settings,
         routers=[contacts, companies, deals, pipelines, activities, custom_fields],
+        limits_schema="ratelimit",
     )
 
 

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 
 from services.identity.accounts.api import router as accounts
 from services.identity.api_keys.api import router as api_keys
-from services.identity.guard import Guard
+from services.identity.guard import KEY_PURPOSE, Guard, address_policies
 from services.identity.invitations.api import router as invitations
 from services.identity.jobs import MailJob, purge
 from services.identity.members.api import router as members
@@ -17,6 +17,7 @@ from shared.db import Database
 from shared.events import Job, Relay, Worker
 from shared.events.connect import connect_bus
 from shared.http import create_service
+from shared.limits.anonymous import AddressLimits
 from shared.mail import mailer_for
 from shared.settings import Settings
 
@@ -33,9 +34,11 @@ def create_app(settings: Settings) -> FastAPI:
         settings=settings,
         callers=("gateway", "health"),
         routers=[accounts, sessions, organizations, members, invitations, api_keys, links, mailbox],
+        limits_schema="ratelimit",
     )
-    app.state.identity_settings = IdentitySettings.of(settings)
-    app.state.guard = Guard(app.state.identity_settings)
+    own = app.state.identity_settings = IdentitySettings.of(settings)
+    app.state.address_limits = AddressLimits(app.state.limits, address_policies(own))
+    app.state.guard = Guard(app.state.limits, own, settings.derive_key(KEY_PURPOSE))
     return app
 
 

@@ -14,7 +14,7 @@ MIN_PASSWORD = 12
 MAX_PASSWORD = 200
 
 _RECORDS = ("contacts", "companies", "deals", "activities", "pipelines", "custom_fields")
-_ADMINISTERED = ("audit", "members", "invitations", "api_keys", "organization")
+_ADMINISTERED = ("audit", "members", "invitations", "api_keys", "organization", "limits")
 
 
 def _scopes(resources: Iterable[str], *verbs: str) -> frozenset[str]:
@@ -24,7 +24,7 @@ def _scopes(resources: Iterable[str], *verbs: str) -> frozenset[str]:
 # Everybody sees who else is there: a record's owner is a colleague.
 _DIRECTORY = _scopes(("members", "organization", "health"), "read")
 
-ALL_SCOPES = _scopes((*_RECORDS, *_ADMINISTERED), "read", "write") | _DIRECTORY
+ALL_SCOPES = _scopes((*_RECORDS, *_ADMINISTERED), "read", "write") | _DIRECTORY | _scopes(["usage"], "read")
 
 ROLES: Mapping[Role, frozenset[str]] = {
     "owner": ALL_SCOPES,

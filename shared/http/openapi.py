@@ -1,12 +1,12 @@
-"""The OpenAPI side of the conventions: camelCase operation ids, problems, required scopes."""
+"""The OpenAPI side of the conventions: camelCase operation ids, problems, required scopes, what a call costs."""
 
-import re
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from shared.http.problems import ProblemDocument
+from shared.http.problems import PROBLEM_RESPONSES, RESPONSE_NAMES, ProblemDocument
+from shared.http.rates import HEADER_COMPONENTS, LimitProblem, field_references, path_of, rate_of
 
 
 def operation_id(route: APIRoute) -> str:
@@ -37,9 +37,10 @@ def install(app: FastAPI) -> None:
         if app.openapi_schema is None:
             document = original()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            problem = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs", {}))
-            schemas["Problem"] = problem
+            for name, model in (("Problem", ProblemDocument), ("LimitProblem", LimitProblem)):
+                problem = model.model_json_schema(ref_template="#/components/schemas/{model}")
+                schemas.update(problem.pop("$defs", {}))
+                schemas[name] = problem
             for name in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(name, None)
             _annotate(app, document)
@@ -50,11 +51,7 @@ def install(app: FastAPI) -> None:
 
 
 def _annotate(app: FastAPI, document: dict[str, Any]) -> None:
-    routes = {
-        (re.sub(r":\w+}", "}", route.path_format), method.lower()): route
-        for route in _routes(app)
-        for method in route.methods or ()
-    }
+    routes = {(path_of(route), method.lower()): route for route in _routes(app) for method in route.methods or ()}
     for path, item in document["paths"].items():
         for method, operation in item.items():
             route = routes[path, method]
@@ -63,8 +60,14 @@ def _annotate(app: FastAPI, document: dict[str, Any]) -> None:
                 operation["x-required-scope"] = scope
             if requires_user(route):
                 operation["x-requires-user"] = True
+            operation["x-rate-limit"] = rate_of(route, method)
+            operation["responses"] = _responses(operation["responses"])
             if method == "post":
                 operation.setdefault("parameters", []).append({"$ref": "#/components/parameters/IdempotencyKey"})
+    document["components"]["responses"] = {
+        name: _with_limits(status, PROBLEM_RESPONSES[int(status)]) for status, name in RESPONSE_NAMES.items()
+    }
+    document["components"]["headers"] = HEADER_COMPONENTS
     document["components"]["parameters"] = {
         "IdempotencyKey": {
             "name": "Idempotency-Key",
@@ -74,6 +77,20 @@ def _annotate(app: FastAPI, document: dict[str, Any]) -> None:
             "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
         }
     }
+
+
+def _responses(responses: dict[str, Any]) -> dict[str, Any]:
+    """An operation's answers: the usual problems by reference, and all with the header fields of limits."""
+    return {
+        status: {"$ref": f"#/components/responses/{RESPONSE_NAMES[status]}"}
+        if status in RESPONSE_NAMES and answer == PROBLEM_RESPONSES[int(status)]
+        else _with_limits(status, answer)
+        for status, answer in responses.items()
+    }
+
+
+def _with_limits(status: str, answer: dict[str, Any]) -> dict[str, Any]:
+    return {**answer, "headers": field_references(status) | answer.get("headers", {})}
 
 
 def _routes(app: FastAPI) -> list[APIRoute]:

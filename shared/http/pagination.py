@@ -35,7 +35,7 @@ class PageParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="rows in a page")] = 50
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="rows in a page; more than 100 cost a unit more")] = 50
     cursor: Annotated[str | None, Query(max_length=MAX_CURSOR, description="next_cursor of the page before")] = None
 
 

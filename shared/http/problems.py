@@ -41,17 +41,24 @@ class ProblemDocument(BaseModel):
     errors: list[ProblemField] | None = None
 
 
-_DOCUMENTED = (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 503)
+def problem_response(description: str, schema: str = "Problem") -> dict[str, Any]:
+    """An answer that is a problem, as it stands in an OpenAPI document."""
+    content = {errors.PROBLEM_JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": description, "content": content}
+
+
+_BY_STATUS = {p.status: p for p in Problem.__subclasses__()}
+_DOCUMENTED = (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 503)
+_LIMITED = frozenset({429, 503})
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": next(p.title for p in Problem.__subclasses__() if p.status == status),
-        "content": {errors.PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    status: problem_response(_BY_STATUS[status].title, "LimitProblem" if status in _LIMITED else "Problem")
     for status in _DOCUMENTED
 }
 """What every operation may answer besides its success, for its OpenAPI entry."""
 
-_BY_STATUS = {p.status: p for p in Problem.__subclasses__()}
+RESPONSE_NAMES = {str(status): _BY_STATUS[status].__name__ for status in _DOCUMENTED}
+"""What each of them is called in a document's components, by status."""
+
 _BAD_VALUES = (
     asyncpg.exceptions.DataError,
     asyncpg.CharacterNotInRepertoireError,

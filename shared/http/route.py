@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from shared.http import idempotency
 from shared.http.dependencies import guards
+from shared.http.metering import charge_page, lists_pages
 from shared.http.problems import PROBLEM_RESPONSES
 from shared.http.unit_of_work import UnitOfWork
 
@@ -35,11 +36,15 @@ class UnitOfWorkRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         """FastAPI's handler, wrapped."""
-        handler, allowed = super().get_route_handler(), guards(self.dependant)
+        handler, allowed, is_list = super().get_route_handler(), guards(self.dependant), lists_pages(self.dependant)
 
         async def run(request: Request) -> Response:
             scope = request.scope
             request = JsonRequest(scope, request.receive)
+            if is_list:
+                for guard in allowed:  # who may not see the list is not charged for it
+                    await guard(request)
+                await charge_page(request)
             async with UnitOfWork(scope["app"].state.database, scope["principal"]) as unit:
                 scope["unit_of_work"] = unit
                 key = request.headers.get("idempotency-key") if scope["method"] == "POST" else None

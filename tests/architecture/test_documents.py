@@ -5,16 +5,18 @@ import io
 import re
 import tokenize
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from cli.contracts import merged_document, operations
 from cli.system import SERVICES
 from services.identity.domain import ALL_SCOPES
+from shared.limits.policies import RouteClass
 
 from .rules import ROOT
 
-CHASSIS_LINES = 6_000
+CHASSIS_LINES = 8_500
 DECISIONS = sorted((ROOT / "docs/adr").glob("0*.md"))
 
 
@@ -60,6 +62,16 @@ def test_every_public_operation_exists() -> None:
     pages = {"/verify-email", "/reset-password", "/accept-invitation", "/dev/mailbox", "/dev/mailbox/{mail}"}
     declared = {operation for service in SERVICES for operation in service.public if operation[1] not in pages}
     assert declared <= known
+
+
+def test_every_operation_says_what_it_costs() -> None:
+    public = {operation for service in SERVICES for operation in service.public}
+    for path, method, operation in operations(merged_document()):
+        rate = operation["x-rate-limit"]
+        assert rate["cost"] >= 0, (method, path)
+        assert rate["class"] in get_args(RouteClass), (method, path)
+        assert (rate["class"] == "anonymous") == ((method.upper(), path) in public), (method, path)
+        assert {"429", "503"} <= set(operation["responses"]), (method, path)
 
 
 @pytest.mark.parametrize("path", DECISIONS, ids=lambda path: path.stem)

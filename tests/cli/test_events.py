@@ -65,7 +65,7 @@ class TestTail:
 
     def test_bad_input(self, platform: EventPlatform) -> None:
         assert platform.refuses("tail", "--service", "billing") == (
-            "'billing' is no service that publishes events; there is: identity, crm"
+            "'billing' is no service that publishes events; there is: identity, crm, ratelimit"
         )
         assert "is no time" in platform.run("tail", "--since", "tomorrow", status=2)
 
@@ -76,7 +76,7 @@ class TestLag:
         organization = new_id()
         platform.append(*[make_event(organization=organization) for _ in range(3)])
         platform.publish(organization, 2)
-        group, identity, crm = platform.objects("lag")
+        group, identity, crm, _ = platform.objects("lag")
         assert group == {
             "kind": "group", "group": "audit", "service": "audit", "behind": 3, "dead_letters": 0, "parked_keys": 0,
             "members": 0, "bus_error": None, "state": "not running",
@@ -117,6 +117,7 @@ class TestOutbox:
         assert [(each["service"], each["unsent"]) for each in platform.objects("outbox")] == [
             ("identity", 0),
             ("crm", 3),
+            ("ratelimit", 0),
         ]
         assert "crm" in platform.run("outbox", "--service", "crm")
         assert [each["type"] for each in platform.objects("outbox", "--list", "--limit", "2")] == [
@@ -285,7 +286,7 @@ def test_a_broker_that_is_away(platform: EventPlatform, letters: UUID, monkeypat
     platform.publish(letters, 2)
     servers = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", servers)
-    group, _, crm = platform.objects("lag", status=1)
+    group, _, crm, _ = platform.objects("lag", status=1)
     assert (group["behind"], group["state"], group["dead_letters"]) == (None, "waits for the bus", 4)
     assert (crm["unsent"], servers in group["bus_error"]) == (2, True)
     shown = platform.run("lag", "--partitions", status=1)

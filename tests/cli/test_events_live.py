@@ -172,8 +172,8 @@ async def test_following(running: Running) -> None:
 async def test_watching(running: Running) -> None:
     process = await running.start("lag", "--watch", "--json")
     assert process.stdout is not None
-    lines = [json.loads(await asyncio.wait_for(process.stdout.readline(), 30)) for _ in range(6)]
-    assert [each["kind"] for each in lines] == ["group", "outbox", "outbox"] * 2
+    lines = [json.loads(await asyncio.wait_for(process.stdout.readline(), 30)) for _ in range(8)]
+    assert [each["kind"] for each in lines] == ["group", "outbox", "outbox", "outbox"] * 2
     process.send_signal(2)
     await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 0

@@ -59,6 +59,7 @@ def copy_application(target: Path) -> None:
             continue
         destination = target / place.removeprefix("/app/")
         if (ROOT / source).is_file():
+            destination.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, destination)
             continue
 

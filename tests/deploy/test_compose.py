@@ -175,10 +175,10 @@ class TestImage:
         copied = {rest.split()[0] for name, rest in instructions() if name == "COPY" and "--from" not in rest}
         assert {line[1:] for line in lines if line.startswith("!")} == copied
 
-    def test_it_holds_the_code_and_not_the_tests(self, tmp_path: Path) -> None:
+    def test_it_holds_the_code_the_contract_and_not_the_tests(self, tmp_path: Path) -> None:
         copy_application(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == [
-            "LICENSE", "cli", "deploy", "gateway", "services", "shared",
+            "LICENSE", "cli", "deploy", "gateway", "openapi", "services", "shared",
         ]  # fmt: skip
         assert not (tmp_path / "shared" / "testing").exists()
         assert not list(tmp_path.rglob("*.pyc"))

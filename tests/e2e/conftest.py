@@ -13,6 +13,7 @@ from tests.e2e.platform import MODES, POSTGRES, Mode, RunningPlatform, params
 # The fuzzer guesses passwords, and the tests after it must still be able to sign in. Who waits for a process that
 # is started again on a busy machine shall not be told that it took too long.
 _RELAXED = {
+    "GUARDIAN_IDENTITY_SIGN_INS_PER_ADDRESS": "100000",
     "GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_ACCOUNT": "100000",
     "GUARDIAN_IDENTITY_WRONG_PASSWORDS_PER_ADDRESS": "100000",
     "GUARDIAN_REQUEST_TIMEOUT_SECONDS": "60",

@@ -3,6 +3,7 @@
 Generated from ``openapi/openapi.yaml``: a new operation is in the matrix without anybody adding it.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,8 +19,14 @@ from tests.e2e.platform import RunningPlatform, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
-_BODIES = {"/v1/members/{member_id}": {"role": "viewer"}}
+_BODIES: dict[str, Any] = {
+    "/v1/members/{member_id}": {"role": "viewer"},
+    "/v1/limits/policies/{policy_id}/overrides": {"pattern": "key:*", "quota": 1},
+}
 """Bodies of operations that have required fields."""
+
+_LIMIT = {"quota": 5, "window": "hour", "per": ["key"], "shadow": True}
+"""A limit that refuses nobody anything."""
 
 PUBLIC = frozenset(operation for service in SERVICES for operation in service.public)
 
@@ -123,7 +130,10 @@ def test_what_belongs_to_another_organisation_does_not_exist(
     with platform.client(1) as keyed:
         client = keyed if credential == "key" else session
         body: Any = _BODIES.get(operation.path, {}) if operation.method in {"POST", "PATCH", "PUT"} else None
-        real = operation.path.replace(operation.path[operation.path.index("{") : operation.path.index("}") + 1], target)
+        first, *others = re.findall(r"{(\w+)}", operation.path)
+        real = operation.path.replace(f"{{{first}}}", target)
+        for name in others:
+            real = real.replace(f"{{{name}}}", targets[name])
         unknown = operation.url
         answers = [client.request(operation.method, url, json=body) for url in (real, unknown)]
     assert [answer.status_code for answer in answers] == [404, 404], [answer.text for answer in answers]
@@ -168,17 +178,21 @@ def _sign_in(platform: RunningPlatform) -> httpx.Client:
 
 @pytest.fixture(scope="module")
 def targets(platform: RunningPlatform) -> dict[str, str]:
-    """One real row of every resource, in the first organisation."""
+    """One real row of every resource, in the first organisation; of what lies below one, by the name of its parameter."""
     with platform.client() as client:
         company = client.post("/v1/companies", json={"name": "Target"}).json()
         deal = client.post("/v1/deals", json={"name": "Target"}).json()
         contact = client.post("/v1/contacts", json={"first_name": "Target"}).json()
+        limit = client.post("/v1/limits/policies", json=_LIMIT | {"name": f"t-{new_id().hex[-8:]}"}).json()
+        exception = client.post(f"/v1/limits/policies/{limit['id']}/overrides", json={"pattern": "key:*", "quota": 5})
         field = {"record_type": "contact", "key": f"t{new_id().hex[-8:]}", "label": "T", "type": "text"}
         made = {
             "contacts": contact["id"],
             "companies": company["id"],
             "deals": deal["id"],
             "pipelines": deal["pipeline_id"],
+            "limits": limit["id"],
+            "override_id": exception.json()["id"],
             "activities": client.post("/v1/activities", json={"kind": "note", "subject": "T"}).json()["id"],
             "custom-fields": client.post("/v1/custom-fields", json=field).json()["id"],
             "members": client.get("/v1/members").json()["data"][0]["id"],

@@ -115,6 +115,20 @@ class Echo:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
 
+    async def do_limits(self, scope: Any, receive: Any, send: Any, status: int = 200) -> None:
+        headers = [
+            (b"ratelimit", b'"theirs";r=1;t=2'),
+            (b"ratelimit-policy", b'"theirs";q=1;w=2'),
+            (b"x-ratelimit-remaining", b"1"),
+            (b"retry-after", b"2"),
+            (b"content-length", b"0"),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def do_metered(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.do_limits(scope, receive, send, 429)
+
     async def do_early(self, scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 422, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"no"})
@@ -218,9 +232,10 @@ def _more(client: socket.socket, data: bytes) -> tuple[bytes, bool]:
 
 @contextlib.contextmanager
 def live(settings: Settings, limits: ConnectionLimits = LIMITS, **options: Any) -> Iterator[Live]:
-    """Run a gateway in front of an ``Echo`` until the end of the block."""
+    """Run a gateway in front of an ``Echo`` until the end of the block; without limits, unless they are asked for."""
     echo = Echo()
     upstreams = options.pop("upstreams", {"echo": echo})
+    options.setdefault("limited", False)
     routes = options.pop("routes", None) or [
         Route("/v1/echo", "echo", public=PUBLIC),
         Route("/v1/private", "echo"),

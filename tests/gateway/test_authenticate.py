@@ -17,12 +17,12 @@ from pydantic import SecretStr
 from gateway import credentials as credentials_module
 from gateway.authenticate import Authenticator
 from gateway.credentials import Credentials
-from gateway.hearing import Hearing
 from gateway.last_used import LastUsed
 from shared import clock
 from shared.auth import api_key
 from shared.db import Database
 from shared.db.database import service_dsn
+from shared.db.hearing import Hearing
 from shared.errors import BadRequest, ServiceUnavailable, Unauthenticated
 from shared.ids import new_id
 from shared.settings import Settings

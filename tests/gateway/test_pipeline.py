@@ -202,6 +202,7 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.released: list[Any] = []
         self.refuse = False
 
     async def verify(self, call: Any, receive: Any) -> Any:
@@ -209,13 +210,11 @@ class _Recorder:
         return receive
 
     async def take(self, call: Any) -> Any:
-        from shared.errors import Problem
+        from gateway.stages import Taken
+        from shared.errors import QuotaExceeded
 
-        if self.refuse:
-            problem = Problem("Enough for today.", code="quota_exceeded", headers={"Retry-After": "7"})
-            problem.status = 429
-            raise problem
-        return [(b"ratelimit", b'"day";r=5;t=9')]
+        refusal = QuotaExceeded("Enough for today.", retry_after=7) if self.refuse else None
+        return Taken([(b"ratelimit", b'"day";r=5;t=9')], lambda: self.released.append(call), refusal)
 
 
 def test_the_stages_for_signatures_and_quotas_are_asked(start: Any, offline_settings: Any) -> None:

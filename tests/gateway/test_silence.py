@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gateway.credentials import LIFE_DEAF, Cache, Credential
-from gateway.hearing import HEARING_SECONDS, Hearing
-from gateway.listener import CredentialListener
 from shared.auth import api_key
+from shared.db.hearing import HEARING_SECONDS, Hearing
+from shared.db.listener import Listener
 from shared.errors import ServiceUnavailable
 from shared.ids import new_id
 from shared.testing.plugin import DatabaseFactory
@@ -136,8 +136,8 @@ async def test_a_socket_that_was_closed_does_not_end_the_listening(
 
     monkeypatch.setattr(opened, "connect", closed_at_first)
     listens = asyncio.Event()
-    listener = CredentialListener(
-        opened, lambda _: None, lambda state: listens.set() if state else None, lambda _: None
+    listener = Listener(
+        opened, "guardian_credentials", lambda _: None, lambda state: listens.set() if state else None, lambda _: None
     )
     listener.start()
     await asyncio.wait_for(listens.wait(), 10)

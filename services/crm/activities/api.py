@@ -20,7 +20,16 @@ from services.crm.activities.service import ACTIVITY
 from services.crm.records import service
 from services.crm.records.responses import bulk_response, record_page, record_response
 from shared.auth import Principal
-from shared.http import RequestSession, check_if_match, not_modified, requires, service_router
+from shared.http import (
+    BeginSession,
+    MeterDep,
+    RequestSession,
+    check_if_match,
+    not_modified,
+    rated,
+    requires,
+    service_router,
+)
 
 router = service_router("activities", "/v1/activities")
 Reader = Annotated[Principal, requires("activities:read")]
@@ -28,6 +37,7 @@ Writer = Annotated[Principal, requires("activities:write")]
 
 
 @router.get("", response_model=ActivityPage)
+@rated(route_class="search")
 async def list_activities(
     principal: Reader, session: RequestSession, query: Annotated[ActivityQuery, Query()]
 ) -> Response:
@@ -43,16 +53,24 @@ async def create_activity(principal: Writer, session: RequestSession, body: Acti
 
 
 @router.post("/bulk", status_code=201, response_model=ActivityBulkResult)
-async def create_activities(principal: Writer, session: RequestSession, body: ActivityBulkCreate) -> Response:
+@rated(route_class="bulk")
+async def create_activities(
+    principal: Writer, begin: BeginSession, meter: MeterDep, body: ActivityBulkCreate
+) -> Response:
     """Record up to 200 activities in one transaction."""
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
     items = [item.model_dump() for item in body.items]
-    return bulk_response(await service.create_many(session, principal, ACTIVITY, items), 201)
+    return bulk_response(await service.create_many(await begin(), principal, ACTIVITY, items), 201)
 
 
 @router.patch("/bulk", response_model=ActivityBulkResult)
-async def update_activities(principal: Writer, session: RequestSession, body: ActivityBulkUpdate) -> Response:
+@rated(route_class="bulk")
+async def update_activities(
+    principal: Writer, begin: BeginSession, meter: MeterDep, body: ActivityBulkUpdate
+) -> Response:
     """Change up to 200 activities in one transaction."""
-    return bulk_response(await service.change_many(session, principal, ACTIVITY, body.items))
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
+    return bulk_response(await service.change_many(await begin(), principal, ACTIVITY, body.items))
 
 
 @router.get("/{activity_id}", response_model=Activity)

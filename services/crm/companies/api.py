@@ -20,7 +20,16 @@ from services.crm.companies.service import COMPANY
 from services.crm.records import service
 from services.crm.records.responses import bulk_response, record_page, record_response
 from shared.auth import Principal
-from shared.http import RequestSession, check_if_match, not_modified, requires, service_router
+from shared.http import (
+    BeginSession,
+    MeterDep,
+    RequestSession,
+    check_if_match,
+    not_modified,
+    rated,
+    requires,
+    service_router,
+)
 
 router = service_router("companies", "/v1/companies")
 Reader = Annotated[Principal, requires("companies:read")]
@@ -28,6 +37,7 @@ Writer = Annotated[Principal, requires("companies:write")]
 
 
 @router.get("", response_model=CompanyPage)
+@rated(route_class="search")
 async def list_companies(
     principal: Reader, session: RequestSession, query: Annotated[CompanyQuery, Query()]
 ) -> Response:
@@ -43,16 +53,24 @@ async def create_company(principal: Writer, session: RequestSession, body: Compa
 
 
 @router.post("/bulk", status_code=201, response_model=CompanyBulkResult)
-async def create_companies(principal: Writer, session: RequestSession, body: CompanyBulkCreate) -> Response:
+@rated(route_class="bulk")
+async def create_companies(
+    principal: Writer, begin: BeginSession, meter: MeterDep, body: CompanyBulkCreate
+) -> Response:
     """Make up to 200 companies in one transaction."""
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
     items = [item.model_dump() for item in body.items]
-    return bulk_response(await service.create_many(session, principal, COMPANY, items), 201)
+    return bulk_response(await service.create_many(await begin(), principal, COMPANY, items), 201)
 
 
 @router.patch("/bulk", response_model=CompanyBulkResult)
-async def update_companies(principal: Writer, session: RequestSession, body: CompanyBulkUpdate) -> Response:
+@rated(route_class="bulk")
+async def update_companies(
+    principal: Writer, begin: BeginSession, meter: MeterDep, body: CompanyBulkUpdate
+) -> Response:
     """Change up to 200 companies in one transaction."""
-    return bulk_response(await service.change_many(session, principal, COMPANY, body.items))
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
+    return bulk_response(await service.change_many(await begin(), principal, COMPANY, body.items))
 
 
 @router.get("/{company_id}", response_model=Company)

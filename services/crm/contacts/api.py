@@ -20,7 +20,16 @@ from services.crm.contacts.service import CONTACT
 from services.crm.records import service
 from services.crm.records.responses import bulk_response, record_page, record_response
 from shared.auth import Principal
-from shared.http import RequestSession, check_if_match, not_modified, requires, service_router
+from shared.http import (
+    BeginSession,
+    MeterDep,
+    RequestSession,
+    check_if_match,
+    not_modified,
+    rated,
+    requires,
+    service_router,
+)
 
 router = service_router("contacts", "/v1/contacts")
 Reader = Annotated[Principal, requires("contacts:read")]
@@ -28,6 +37,7 @@ Writer = Annotated[Principal, requires("contacts:write")]
 
 
 @router.get("", response_model=ContactPage)
+@rated(route_class="search")
 async def list_contacts(
     principal: Reader, session: RequestSession, query: Annotated[ContactQuery, Query()]
 ) -> Response:
@@ -43,16 +53,20 @@ async def create_contact(principal: Writer, session: RequestSession, body: Conta
 
 
 @router.post("/bulk", status_code=201, response_model=ContactBulkResult)
-async def create_contacts(principal: Writer, session: RequestSession, body: ContactBulkCreate) -> Response:
+@rated(route_class="bulk")
+async def create_contacts(principal: Writer, begin: BeginSession, meter: MeterDep, body: ContactBulkCreate) -> Response:
     """Make up to 200 contacts in one transaction."""
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
     items = [item.model_dump() for item in body.items]
-    return bulk_response(await service.create_many(session, principal, CONTACT, items), 201)
+    return bulk_response(await service.create_many(await begin(), principal, CONTACT, items), 201)
 
 
 @router.patch("/bulk", response_model=ContactBulkResult)
-async def update_contacts(principal: Writer, session: RequestSession, body: ContactBulkUpdate) -> Response:
+@rated(route_class="bulk")
+async def update_contacts(principal: Writer, begin: BeginSession, meter: MeterDep, body: ContactBulkUpdate) -> Response:
     """Change up to 200 contacts in one transaction."""
-    return bulk_response(await service.change_many(session, principal, CONTACT, body.items))
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
+    return bulk_response(await service.change_many(await begin(), principal, CONTACT, body.items))
 
 
 @router.get("/{contact_id}", response_model=Contact)

@@ -21,7 +21,16 @@ from services.crm.deals.service import DEAL
 from services.crm.records import service as records
 from services.crm.records.responses import bulk_response, record_page, record_response
 from shared.auth import Principal
-from shared.http import RequestSession, check_if_match, not_modified, requires, service_router
+from shared.http import (
+    BeginSession,
+    MeterDep,
+    RequestSession,
+    check_if_match,
+    not_modified,
+    rated,
+    requires,
+    service_router,
+)
 
 router = service_router("deals", "/v1/deals")
 Reader = Annotated[Principal, requires("deals:read")]
@@ -29,6 +38,7 @@ Writer = Annotated[Principal, requires("deals:write")]
 
 
 @router.get("", response_model=DealPage)
+@rated(route_class="search")
 async def list_deals(principal: Reader, session: RequestSession, query: Annotated[DealQuery, Query()]) -> Response:
     """Deals that match the filters, newest first unless ``sort`` says otherwise."""
     return record_page(await records.page(session, principal, DEAL, query), query)
@@ -42,16 +52,20 @@ async def create_deal(principal: Writer, session: RequestSession, body: DealCrea
 
 
 @router.post("/bulk", status_code=201, response_model=DealBulkResult)
-async def create_deals(principal: Writer, session: RequestSession, body: DealBulkCreate) -> Response:
+@rated(route_class="bulk")
+async def create_deals(principal: Writer, begin: BeginSession, meter: MeterDep, body: DealBulkCreate) -> Response:
     """Make up to 200 deals in one transaction."""
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
     items = [item.model_dump() for item in body.items]
-    return bulk_response(await service.create_many(session, principal, items), 201)
+    return bulk_response(await service.create_many(await begin(), principal, items), 201)
 
 
 @router.patch("/bulk", response_model=DealBulkResult)
-async def update_deals(principal: Writer, session: RequestSession, body: DealBulkUpdate) -> Response:
+@rated(route_class="bulk")
+async def update_deals(principal: Writer, begin: BeginSession, meter: MeterDep, body: DealBulkUpdate) -> Response:
     """Change up to 200 deals in one transaction."""
-    return bulk_response(await service.change_many(session, principal, body.items))
+    await meter(len(body.items) - 1)  # each record is a unit; the first is the call
+    return bulk_response(await service.change_many(await begin(), principal, body.items))
 
 
 @router.get("/{deal_id}", response_model=Deal)

@@ -16,6 +16,7 @@ from services.identity.accounts.schemas import (
     TokenGiven,
     User,
 )
+from services.identity.guard import RESET, SIGN_UP
 from services.identity.mails import service as mails
 from services.identity.schemas import Accepted
 from services.identity.sessions import service as sessions
@@ -31,15 +32,16 @@ from shared.http import (
     json_response,
     service_router,
 )
+from shared.limits.anonymous import by_address
 
 router = service_router("accounts")
 ACCEPTED = {"status": "accepted"}
 
 
 @router.post("/v1/sign-up", status_code=201, response_model=SignedUp, responses=TOO_MANY)
+@by_address(SIGN_UP)
 async def sign_up(principal: PrincipalDep, begin: BeginSession, edge: EdgeDep, body: SignUp) -> Response:
     """Make an organisation and its owner, and sign in: the answer sets the session cookie."""
-    edge.guard.sign_up(edge.address)
     hashed = await passwords.hash_new_password(body.password, email=body.email, name=body.name)
     session = await begin()
     made = await service.sign_up(
@@ -86,7 +88,7 @@ async def change_password(
     principal: SignedInUser, begin: BeginSession, edge: EdgeDep, body: PasswordChange
 ) -> Response:
     """Choose a new password; one's other sessions end."""
-    attempt = edge.guard.password(principal.actor_id, edge.address)
+    attempt = await edge.guard.password(principal.actor_id, edge.address)
     async with edge.reading() as reading:
         user = await service.get_me(reading, principal)
     if not await passwords.verify_password(user["password_hash"], body.current_password):
@@ -107,34 +109,34 @@ async def change_password(
 @router.post("/v1/email-verifications", status_code=202, response_model=Accepted, responses=TOO_MANY)
 async def send_email_verification(principal: SignedInUser, session: RequestSession, edge: EdgeDep) -> Response:
     """Mail the signed-in person a new link to confirm their address."""
-    edge.guard.mail(principal.actor_id)
+    await edge.guard.mail(principal.actor_id)
     await service.resend_verification(session, principal, edge.settings)
     return json_response(ACCEPTED, 202)
 
 
 @router.post("/v1/email-verifications/confirm", status_code=204, responses=TOO_MANY)
-async def confirm_email(principal: PrincipalDep, session: RequestSession, edge: EdgeDep, body: TokenGiven) -> Response:
+@by_address(RESET)
+async def confirm_email(principal: PrincipalDep, session: RequestSession, body: TokenGiven) -> Response:
     """Confirm an e-mail address with the token of the mailed link."""
-    edge.guard.reset(edge.address)
     await service.verify_email(session, principal, body.token)
     return Response(status_code=204)
 
 
 @router.post("/v1/password-resets", status_code=202, response_model=Accepted, responses=TOO_MANY)
+@by_address(RESET)
 async def request_password_reset(session: RequestSession, edge: EdgeDep, body: PasswordResetRequest) -> Response:
     """Mail a link to choose a new password. The answer is the same whether or not the address has an account."""
-    edge.guard.reset(edge.address)
-    if edge.guard.may_mail(body.email):
+    if await edge.guard.may_mail(body.email):
         await mails.order_password_reset(session, edge.settings, body.email)
     return json_response(ACCEPTED, 202)
 
 
 @router.post("/v1/password-resets/confirm", status_code=204, responses=TOO_MANY)
+@by_address(RESET)
 async def confirm_password_reset(
     principal: PrincipalDep, begin: BeginSession, edge: EdgeDep, body: PasswordReset
 ) -> Response:
     """Choose a new password with the token of the mailed link; every session of the account ends."""
-    edge.guard.reset(edge.address)
     hashed = await passwords.hash_new_password(body.password)
     session = await begin()
     await service.reset_password(session, principal, edge.settings, body.token, hashed)

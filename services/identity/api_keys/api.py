@@ -18,6 +18,7 @@ from shared.http import (
     json_response,
     not_modified,
     page_response,
+    rated,
     requires,
     service_router,
 )
@@ -34,6 +35,7 @@ async def list_api_keys(principal: Reader, session: RequestSession, query: Annot
 
 
 @router.post("", status_code=201, response_model=NewApiKey)
+@rated(route_class="admin")
 async def create_api_key(principal: Writer, session: RequestSession, body: ApiKeyCreate) -> Response:
     """Make an API key. Its text is in this answer and nowhere else."""
     row, text = await service.create(session, principal, body)
@@ -48,6 +50,7 @@ async def get_api_key(principal: Reader, session: RequestSession, request: Reque
 
 
 @router.patch("/{key_id}", response_model=ApiKey)
+@rated(route_class="admin")
 async def update_api_key(
     principal: Writer, session: RequestSession, request: Request, key_id: UUID, body: ApiKeyChange
 ) -> Response:
@@ -59,6 +62,7 @@ async def update_api_key(
 
 
 @router.delete("/{key_id}", status_code=204)
+@rated(route_class="admin")
 async def revoke_api_key(principal: Writer, session: RequestSession, request: Request, key_id: UUID) -> Response:
     """Revoke a key for good; takes effect everywhere within a second."""
     before = await service.get(session, principal, key_id, lock=True)
@@ -68,6 +72,7 @@ async def revoke_api_key(principal: Writer, session: RequestSession, request: Re
 
 
 @router.post("/{key_id}/reroll", status_code=201, response_model=NewApiKey)
+@rated(route_class="admin")
 async def reroll_api_key(
     principal: Writer, session: RequestSession, request: Request, key_id: UUID, body: ApiKeyReroll
 ) -> Response:

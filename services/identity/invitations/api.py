@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from services.identity import passwords
 from services.identity.accounts import service as accounts
+from services.identity.guard import SIGN_UP
 from services.identity.invitations import service
 from services.identity.invitations.schemas import AcceptedInvitation, Invitation, InvitationAccept, InvitationCreate
 from services.identity.sessions import service as sessions
@@ -21,9 +22,11 @@ from shared.http import (
     RequestSession,
     json_response,
     page_response,
+    rated,
     requires,
     service_router,
 )
+from shared.limits.anonymous import by_address
 
 router = service_router("invitations", "/v1/invitations")
 Reader = Annotated[Principal, requires("invitations:read")]
@@ -40,6 +43,7 @@ async def list_invitations(
 
 
 @router.post("", status_code=201, response_model=Invitation)
+@rated(route_class="admin")
 async def create_invitation(
     principal: Writer, session: RequestSession, edge: EdgeDep, body: InvitationCreate
 ) -> Response:
@@ -49,11 +53,11 @@ async def create_invitation(
 
 
 @router.post("/accept", response_model=AcceptedInvitation, responses=TOO_MANY)
+@by_address(SIGN_UP)
 async def accept_invitation(
     principal: PrincipalDep, begin: BeginSession, edge: EdgeDep, body: InvitationAccept
 ) -> Response:
     """Accept an invitation with the token of the mailed link; who is new is signed in by the answer."""
-    edge.guard.sign_up(edge.address)
     async with edge.reading() as reading:
         found = await service.offer(reading, body.token)
     service.check_complete(found, body.name, body.password)
@@ -84,6 +88,7 @@ async def get_invitation(principal: Reader, session: RequestSession, invitation_
 
 
 @router.delete("/{invitation_id}", status_code=204)
+@rated(route_class="admin")
 async def revoke_invitation(principal: Writer, session: RequestSession, invitation_id: UUID) -> Response:
     """Revoke an invitation, so that its link stops working."""
     before = await service.get(session, principal, invitation_id, lock=True)

@@ -20,6 +20,7 @@ from shared.http import (
     json_response,
     not_modified,
     page_response,
+    rated,
     requires,
     service_router,
 )
@@ -44,6 +45,7 @@ async def get_member(principal: Reader, session: RequestSession, request: Reques
 
 
 @router.patch("/v1/members/{member_id}", response_model=Member)
+@rated(route_class="admin")
 async def update_member(
     principal: Writer, session: RequestSession, request: Request, member_id: UUID, body: MemberChange
 ) -> Response:
@@ -54,6 +56,7 @@ async def update_member(
 
 
 @router.delete("/v1/members/{member_id}", status_code=204)
+@rated(route_class="admin")
 async def remove_member(principal: Writer, session: RequestSession, request: Request, member_id: UUID) -> Response:
     """Remove a member; the API keys they made are revoked."""
     before = await service.lock(session, principal, member_id)

@@ -23,6 +23,7 @@ from shared.http import (
     json_response,
     not_modified,
     page_response,
+    rated,
     requires,
     service_router,
 )
@@ -40,6 +41,7 @@ async def get_organization(principal: Reader, session: RequestSession, request: 
 
 
 @router.patch("/v1/organization", response_model=Organization)
+@rated(route_class="admin")
 async def update_organization(
     principal: Writer, session: RequestSession, request: Request, body: OrganizationChange
 ) -> Response:

@@ -14,15 +14,17 @@ from services.identity import passwords
 from services.identity.accounts import service as accounts
 from services.identity.accounts.schemas import PasswordReset, TokenGiven
 from services.identity.cookies import session_cookie
+from services.identity.guard import PAGE, RESET, SIGN_UP
 from services.identity.invitations import service as invitations
 from services.identity.invitations.schemas import InvitationAccept
-from services.identity.pages.html import message, page
+from services.identity.pages.html import PageRoute, message, page
 from services.identity.sessions import service as sessions
 from services.identity.web import Edge, EdgeDep
 from shared.errors import Problem
-from shared.http import PrincipalDep, UnitOfWorkRoute
+from shared.http import PrincipalDep
+from shared.limits.anonymous import by_address
 
-router = APIRouter(route_class=UnitOfWorkRoute, include_in_schema=False)
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
 LinkToken = Annotated[str, Query(max_length=200)]
 FormText = Annotated[str, Form(max_length=1000)]
 
@@ -56,17 +58,18 @@ def _accept_form(found: invitations.Offer, token: str, error: str = "", name: st
 
 
 @router.get("/verify-email")
+@by_address(PAGE)
 async def show_verify_email(edge: EdgeDep, token: LinkToken = "") -> Response:
     """The form behind a verification link."""
     return _verify_form(token) if await _is_valid(edge, token, "email_verification") else _dead()
 
 
 @router.post("/verify-email")
+@by_address(RESET)
 async def do_verify_email(principal: PrincipalDep, edge: EdgeDep, token: FormText = "") -> Response:
     """Confirm the address."""
 
     async def work() -> Response:
-        edge.guard.reset(edge.address)
         given = TokenGiven(token=token)
         async with edge.database.transaction() as session:
             await accounts.verify_email(session, principal, given.token)
@@ -76,19 +79,20 @@ async def do_verify_email(principal: PrincipalDep, edge: EdgeDep, token: FormTex
 
 
 @router.get("/reset-password")
+@by_address(PAGE)
 async def show_reset_password(edge: EdgeDep, token: LinkToken = "") -> Response:
     """The form behind a reset link."""
     return _reset_form(token) if await _is_valid(edge, token, "password_reset") else _dead()
 
 
 @router.post("/reset-password")
+@by_address(RESET)
 async def do_reset_password(
     principal: PrincipalDep, edge: EdgeDep, token: FormText = "", password: FormText = ""
 ) -> Response:
     """Replace the password."""
 
     async def work() -> Response:
-        edge.guard.reset(edge.address)
         given = PasswordReset(token=token, password=password)
         hashed = await passwords.hash_new_password(given.password)
         async with edge.database.transaction() as session:
@@ -99,6 +103,7 @@ async def do_reset_password(
 
 
 @router.get("/accept-invitation")
+@by_address(PAGE)
 async def show_accept_invitation(edge: EdgeDep, token: LinkToken = "") -> Response:
     """The form behind an invitation's link."""
 
@@ -109,6 +114,7 @@ async def show_accept_invitation(edge: EdgeDep, token: LinkToken = "") -> Respon
 
 
 @router.post("/accept-invitation")
+@by_address(SIGN_UP)
 async def do_accept_invitation(
     principal: PrincipalDep, edge: EdgeDep, token: FormText = "", name: FormText = "", password: FormText = ""
 ) -> Response:
@@ -116,7 +122,6 @@ async def do_accept_invitation(
     found: list[invitations.Offer] = []
 
     async def work() -> Response:
-        edge.guard.sign_up(edge.address)
         found.append(await _offer(edge, TokenGiven(token=token).token))
         given = InvitationAccept(token=token, name=name or None, password=password or None)
         invitations.check_complete(found[0], given.name, given.password)
@@ -171,8 +176,6 @@ async def _answer(work: Callable[[], Awaitable[Response]], again: Callable[[str,
     except Problem as problem:
         if problem.code == "invalid_token":
             return _dead()
-        if problem.status == 429:
-            return message(problem.title, problem.detail or "", problem.status, problem.headers)
         if problem.status >= 500:
             raise
         return again(problem.detail or problem.title, problem.status)

@@ -7,13 +7,14 @@ from uuid import UUID
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from services.identity.pages.html import page
+from services.identity.guard import PAGE
+from services.identity.pages.html import PageRoute, page
 from services.identity.web import Edge, EdgeDep
 from shared.errors import NotFound
-from shared.http import UnitOfWorkRoute
+from shared.limits.anonymous import by_address
 from shared.mail import Mailbox, Received, mailer_for
 
-router = APIRouter(route_class=UnitOfWorkRoute, include_in_schema=False)
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 # A page somewhere else can make its own name mean this machine (DNS rebinding); it cannot make its name this one.
 _LOCAL_HOST = re.compile(r"(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE)
@@ -23,12 +24,14 @@ _PROXY_PREFIX = "x-forwarded-"
 
 
 @router.get("/dev/mailbox")
+@by_address(PAGE)
 async def show_mailbox(edge: EdgeDep, request: Request) -> Response:
     """The latest mails."""
     return page("mailbox", title="Mailbox", mails=await _mailbox(edge, request).newest())
 
 
 @router.get("/dev/mailbox/{mail_id}")
+@by_address(PAGE)
 async def show_mail(edge: EdgeDep, request: Request, mail_id: UUID) -> Response:
     """One mail, its links made to be followed."""
     mail: Received | None = await _mailbox(edge, request).read(mail_id)

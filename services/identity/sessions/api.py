@@ -9,6 +9,7 @@ from starlette.responses import Response
 from services.identity import passwords
 from services.identity.accounts import service as account_service
 from services.identity.accounts.schemas import OwnSession
+from services.identity.guard import SIGN_IN
 from services.identity.sessions import service
 from services.identity.sessions.schemas import SignedIn, SignIn, SwitchOrganization
 from services.identity.web import TOO_MANY, EdgeDep
@@ -25,16 +26,18 @@ from shared.http import (
     service_router,
 )
 from shared.http.problems import render
+from shared.limits.anonymous import by_address
 
 router = service_router("sessions", "/v1/sessions")
 
 
 @router.post("", status_code=201, response_model=SignedIn, responses=TOO_MANY)
+@by_address(SIGN_IN)
 async def sign_in(
     principal: PrincipalDep, begin: BeginSession, edge: EdgeDep, request: Request, body: SignIn
 ) -> Response:
     """Sign in with e-mail and password: the answer sets the session cookie."""
-    attempt = edge.guard.password(body.email, edge.address)
+    attempt = await edge.guard.password(body.email, edge.address)
     async with edge.reading() as reading:
         user = await service.account_of(reading, body.email)
     correct = await passwords.verify_password(user["password_hash"] if user else None, body.password)

@@ -61,7 +61,7 @@ def test_only_months_that_are_missing_and_near_are_asked_for() -> None:
     assert domain.missing_months(bounds, set(), NOW) == (first, last)
 
 
-@pytest.mark.parametrize("service", ["crm", "identity"])
+@pytest.mark.parametrize("service", consumers.SOURCES)
 def test_every_published_example_becomes_an_entry(service: str) -> None:
     import_module(f"services.{service}.events")
     declared = declarations(f"services.{service}.")

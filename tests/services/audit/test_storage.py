@@ -54,6 +54,17 @@ async def test_row_level_security_is_forced_on_the_table_and_every_leaf(audit: D
     assert [row["relname"] for row in rows if not row["guarded"]] == []
 
 
+async def test_what_tells_of_no_act_makes_no_entry(audit: Database) -> None:
+    organization_id = new_id()
+    usage = make_event(organization_id, "usage.recorded", source="/guardian/ratelimit")
+    changed = make_event(organization_id, "limit_policy.updated", source="/guardian/ratelimit")
+    await record(audit, usage)
+    await record(audit, usage, changed)
+    async with audit.transaction(organization_id) as session:
+        actions = await session.connection.fetch("SELECT action, risk_level FROM audit_logs_enhanced")
+    assert [tuple(each) for each in actions] == [("limit_policy.updated", "medium")]
+
+
 async def test_no_entry_is_seen_or_added_outside_its_organisation(audit: Database) -> None:
     event = make_event(new_id())
     await record(audit, event)

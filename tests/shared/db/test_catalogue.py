@@ -22,6 +22,8 @@ GLOBAL = {
     # Asked before the organisation is known: who signs in, with what, and where to.
     "identity": {"roles", "organizations", "users", "memberships", "sessions", "invitations", "one_time_tokens", "api_keys",
                  "mail_outbox"},
+    # The platform's own, the same for every organisation; which processes are alive, and how far things have come.
+    "ratelimit": {"plans", "plan_policies", "replicas", "usage_batches", "audit_watermark"},
 }  # fmt: skip
 MIGRATIONS = {"alembic_version"}
 PREDICATE = r"organization_id = \(?NULLIF\(current_setting\('app\.organization_id'::text, true\), ''::text\)\)?::uuid"

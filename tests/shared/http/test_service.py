@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
 
 from shared.auth import IdentitySigner
-from shared.http import check_if_match, create_service, json_response, not_modified, requires, service_router
+from shared.http import check_if_match, create_service, json_response, not_modified, rated, requires, service_router
 from shared.settings import Settings
 from shared.testing.client import SignedAs
 from shared.testing.plugin import PrincipalFactory
@@ -25,6 +25,7 @@ async def get_broken() -> Response:
 
 
 @router.get("/half")
+@rated(cost=5, route_class="search")
 async def get_half() -> Response:
     async def body() -> AsyncIterator[bytes]:
         yield b"half"
@@ -139,10 +140,33 @@ def test_the_document_holds_the_conventions(app: FastAPI) -> None:
     assert document is app.openapi()
     read = document["paths"]["/v1/things/{number}"]["get"]
     assert (read["operationId"], read["tags"], read["x-required-scope"]) == ("getThing", ["things"], "things:read")
-    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status in ("400", "401", "403", "404", "409", "412", "422", "503"):
-        assert read["responses"][status]["content"] == problem
+    answers = document["components"]["responses"]
+    for status, schema in {
+        "400": "Problem",
+        "404": "Problem",
+        "422": "Problem",
+        "429": "LimitProblem",
+        "503": "LimitProblem",
+    }.items():
+        name = read["responses"][status]["$ref"].removeprefix("#/components/responses/")
+        reference = {"$ref": f"#/components/schemas/{schema}"}
+        assert answers[name]["content"] == {"application/problem+json": {"schema": reference}}
+        assert {"RateLimit", "RateLimit-Policy"} <= set(answers[name]["headers"])
+    assert set(read["responses"]["200"]["headers"]) == {"RateLimit", "RateLimit-Policy"}
     create = document["paths"]["/v1/things"]["post"]
     assert "x-required-scope" not in create
     assert {"$ref": "#/components/parameters/IdempotencyKey"} in create["parameters"]
     assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_an_operation_says_what_a_call_costs(app: FastAPI) -> None:
+    rates = {
+        (method, path): operation["x-rate-limit"]
+        for path, item in app.openapi()["paths"].items()
+        for method, operation in item.items()
+    }
+    assert rates["get", "/v1/things/{number}"] == {"cost": 1, "class": "read"}
+    assert rates["post", "/v1/things"] == {"cost": 1, "class": "write"}
+    assert rates["get", "/v1/things/half"] == {"cost": 5, "class": "search"}
+    with pytest.raises(ValueError, match="give units back"):
+        rated(cost=-1)

@@ -14,7 +14,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# As services.identity.domain.ROLES (a test compares): a new scope comes with a migration of its own.
+# With later migrations as services.identity.domain.ROLES (a test compares): a new scope comes with one of its own.
 _CRM_READ = "contacts:read companies:read deals:read activities:read pipelines:read custom_fields:read"
 _CRM_WRITE = "contacts:write companies:write deals:write activities:write pipelines:write custom_fields:write"
 _DIRECTORY = "members:read organization:read health:read"

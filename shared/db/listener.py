@@ -1,6 +1,6 @@
-"""Hears of changed credentials: one LISTEN connection, checked by a heartbeat, found again when lost.
+"""Hears of changes: one LISTEN connection, checked by a heartbeat, found again when lost.
 
-How old the last heartbeat may be is for ``hearing`` to say. Here an unanswered one only decides when to look
+How old the last heartbeat may be is for ``Hearing`` to say. Here an unanswered one only decides when to look
 for another connection, and that is done late: finding one means to forget everything.
 """
 
@@ -14,31 +14,31 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from shared.db import Database
-from shared.db.database import AWAY
+from shared.db.database import AWAY, Database
 
 logger = logging.getLogger(__name__)
 
-CHANNEL = "guardian_credentials"
 _HEARTBEAT_SECONDS = 0.3
 _ANSWER_SECONDS = 2.0
 _random = random.Random()  # noqa: S311 (spreads reconnects)
 _LONGEST_PAUSE = 1.0
 
 
-class CredentialListener:
-    """Calls ``heard(payload)`` for each notification, ``listening(True | False)`` as it comes and goes, and
+class Listener:
+    """Calls ``heard(payload)`` for each notification on ``channel``, ``listening(True | False)`` as it comes and goes, and
     ``heard_until(moment)`` (monotonic) when everything notified before that moment has been passed on.
     """
 
     def __init__(
         self,
         database: Database,
+        channel: str,
         heard: Callable[[str], None],
         listening: Callable[[bool], None],
         heard_until: Callable[[float], None],
     ) -> None:
         self._database = database
+        self._channel = channel
         self._heard = heard
         self._announce = listening
         self._heard_until = heard_until
@@ -47,7 +47,7 @@ class CredentialListener:
 
     def start(self) -> None:
         """Begin listening in a task of its own."""
-        self._task = asyncio.create_task(self._run(), name="gateway-credential-listener")
+        self._task = asyncio.create_task(self._run(), name=f"listener-{self._channel}")
 
     async def stop(self) -> None:
         """Stop listening and wait until the connection is closed."""
@@ -63,7 +63,7 @@ class CredentialListener:
                 await self._listen()
             except AWAY as error:
                 if self.connected or pause == 0.05:
-                    logger.warning("not listening for changed credentials: %s", error)
+                    logger.warning("not listening on %s: %s", self._channel, error)
                 pause = 0.05 if self.connected else min(pause * 2, _LONGEST_PAUSE)
             finally:
                 self._set_connected(False)
@@ -75,7 +75,7 @@ class CredentialListener:
         try:
             connection.add_termination_listener(lambda _: lost.set())
             sent = time.monotonic()
-            await connection.add_listener(CHANNEL, self._on_notification)
+            await connection.add_listener(self._channel, self._on_notification)
             self._set_connected(True)
             while True:
                 self._heard_until(sent)

@@ -1,4 +1,4 @@
-"""Until when every change of a credential is certain to have been heard.
+"""Until when every change that is notified is certain to have been heard.
 
 Judged when it matters, by the monotonic clock: a timer would come late exactly when things go wrong. The
 moment noted is that of *asking*: PostgreSQL delivers what was notified before on the same connection ahead

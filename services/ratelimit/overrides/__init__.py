@@ -1,0 +1,1 @@
+"""Overrides: exceptions to a policy for the subjects that fit a pattern, for a while or for good."""

@@ -1,0 +1,1 @@
+"""Plans: what the platform gives an organisation to begin with."""

@@ -1,0 +1,1 @@
+"""Policies: an organisation's own limits, beside those of its plan."""

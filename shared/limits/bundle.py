@@ -1,0 +1,134 @@
+"""All limits that one call is under, decided together: it takes from every one of them or from none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from shared.limits.cells import Cell
+from shared.limits.decision import Decision, Source, Verdict
+from shared.limits.definitions import Definitions
+from shared.limits.slots import Slots
+
+Item = tuple[Cell, int]
+"""A cell and what the call costs there."""
+_verdict = tuple.__new__
+_AGAIN_SECONDS = 1
+"""When to come back if it could not be decided."""
+
+
+class Bundle:
+    """The cells of one caller and operation, with what a call costs in each."""
+
+    __slots__ = ("definitions", "enforced", "plain", "shadows", "slots")
+
+    def __init__(self, items: Sequence[Item], definitions: Definitions | None = None) -> None:
+        self.definitions = definitions
+        self.enforced = tuple((cell, cost) for cell, cost in items if not cell.policy.shadow)
+        self.shadows = tuple((cell, cost) for cell, cost in items if cell.policy.shadow)
+        self.slots = tuple(cell for cell, _ in self.enforced if isinstance(cell, Slots))
+        self.plain = not self.slots and not self.shadows
+
+    @property
+    def dropped(self) -> bool:
+        """Whether one of the cells has been forgotten, so that the bundle must be made again."""
+        return any(cell.dropped for cell, _ in (*self.enforced, *self.shadows))
+
+    def lacking(self, now: float, since: float = -math.inf) -> list[Cell]:
+        """The cells about which the database must be asked. Leases asked for before ``since`` are not believed."""
+        return [
+            cell
+            for cell, cost in self.enforced
+            if not (cell.left >= cost and now < cell.expires and cell.leased_at >= since)
+            and now >= cell.refused_until
+            and not cell.may_borrow(cost, now)
+        ]
+
+    def refusing(self, now: float) -> bool:
+        """Whether a limit is known to be used up."""
+        return any(
+            now < cell.refused_until and not (cell.left >= cost and now < cell.expires) for cell, cost in self.enforced
+        )
+
+    def spend(self, now: float) -> Decision:
+        """``admit`` where every cell is known to hold enough, of a ``plain`` bundle: most calls, so kept short."""
+        verdicts = []
+        for cell, cost in self.enforced:
+            cell.left = left = cell.left - cost
+            cell.spent += cost
+            # Verdict(...) itself costs twice as much.
+            verdicts.append(
+                _verdict(
+                    Verdict,
+                    (cell.policy, cell.subject, cell.quota, left + cell.remaining, cell.resets_at - now, True, "lease"),
+                )
+            )
+        return Decision(True, tuple(verdicts))
+
+    def admit(self, now: float, source: Source) -> Decision:
+        """Take from every cell; on credit where nothing is held."""
+        verdicts = []
+        for cell, cost in self.enforced:
+            if cell.left >= cost and now < cell.expires:
+                cell.take(cost)
+            else:
+                cell.borrow(cost)
+            verdicts.append(cell.verdict(now, allowed=True, source=source))
+        running = self.slots
+        for cell, cost in self.shadows:
+            verdicts.append(_shadowed(cell, cost, now))
+            if isinstance(cell, Slots) and verdicts[-1].allowed:
+                running = (*running, cell)
+        return Decision(True, tuple(verdicts), 0, False, partial(_release, running) if running else None)
+
+    def refuse(self, now: float, source: Source) -> Decision:
+        """Take from none."""
+        verdicts, wait = [], 1.0
+        for cell, cost in self.enforced:
+            allowed = (cell.left >= cost and now < cell.expires) or now >= cell.refused_until
+            verdicts.append(cell.verdict(now, allowed=allowed, source=source))
+            if not allowed:
+                wait = max(wait, cell.resets_at - now)
+        return Decision(False, tuple(verdicts), math.ceil(wait))
+
+    def fall_back(self, now: float) -> Decision:
+        """Decide without the database, each policy as its ``on_failure`` says."""
+        unsure = [(cell, cost) for cell, cost in self.enforced if not (cell.left >= cost and now < cell.expires)]
+        closed = [cell for cell, cost in unsure if not _may_go_on(cell, cost, now)]
+        if not closed:
+            for cell, cost in unsure:
+                if cell.policy.on_failure == "share":
+                    cell.share = cell.share_left(now) - cost
+            return self.admit(now, "fallback")
+        verdicts: list[Verdict] = [
+            cell.verdict(now, allowed=cell not in closed, source="fallback") for cell, _ in self.enforced
+        ]
+        used_up = [cell for cell in closed if cell.policy.on_failure != "closed"]
+        if used_up:
+            wait = max(_AGAIN_SECONDS, *(cell.resets_at - now for cell in used_up))
+            return Decision(False, tuple(verdicts), math.ceil(wait))
+        return Decision(False, tuple(verdicts), _AGAIN_SECONDS, unavailable=True)
+
+
+def _release(slots: Sequence[Slots]) -> None:
+    for cell in slots:
+        cell.release()
+
+
+def _may_go_on(cell: Cell, cost: int, now: float) -> bool:
+    if now < cell.refused_until:
+        return False
+    mode = cell.policy.on_failure
+    return mode == "open" or (mode == "share" and cell.share_left(now) >= cost)
+
+
+def _shadowed(cell: Cell, cost: int, now: float) -> Verdict:
+    """Count a call that went on, under a limit that has no say: without waiting for anything."""
+    if now < cell.refused_until and not (cell.left >= cost and now < cell.expires):
+        return cell.verdict(now, allowed=False, source="cached-denial")
+    if cell.left >= cost and now < cell.expires:
+        cell.take(cost)
+    else:
+        cell.borrow(cost)
+    return cell.verdict(now, allowed=True, source="lease")

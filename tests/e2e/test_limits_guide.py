@@ -1,0 +1,70 @@
+"""The commands of docs/guides/limits.md, pasted into a shell as they stand there."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.platform import ROOT, RunningPlatform
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+_MARK = "@@@"
+
+
+def said(platform: RunningPlatform) -> dict[str, str]:
+    """What each section's commands printed, by the section's title."""
+    guide = (ROOT / "docs/guides/limits.md").read_text()
+    script = ["set -eu"]
+    for section in re.split(r"^## ", guide, flags=re.MULTILINE):
+        script.append(f"echo '{_MARK}{section.partition(chr(10))[0]}'")
+        script += re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARDIAN_")}
+    environment |= {"GUARDIAN_HOME": str(platform.home), "GUARDIAN_PORT": str(platform.port)}
+    shell = subprocess.run(
+        ["bash"], input="\n".join(script), env=environment, cwd=Path(ROOT), capture_output=True, text=True, check=False
+    )
+    assert shell.returncode == 0, shell.stderr
+    parts = shell.stdout.split(_MARK)[1:]
+    return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
+
+
+def documents(text: str) -> list[Any]:
+    """The JSON documents among what was printed."""
+    found, decoder = [], json.JSONDecoder()
+    while (start := text.find("{")) >= 0:
+        document, end = decoder.raw_decode(text[start:])
+        found.append(document)
+        text = text[start + end :]
+    return found
+
+
+def test_set_hit_read_simulate_raise(platform: RunningPlatform) -> None:
+    printed = said(platform)
+    policy = printed["Set a limit"].strip()
+
+    hit = printed["Run into it"]
+    assert "200 200 200 200 200 429 429" in hit
+    headers = {name.lower() for name in re.findall(r"^([A-Za-z-]+):", hit, re.MULTILINE)}
+    assert {"ratelimit", "ratelimit-policy", "retry-after"} <= headers
+    assert '"contact-lists";r=0' in hit
+    refusal, limits = documents(hit)
+    assert refusal["violated-policies"] == ["contact-lists"]
+    (entry,) = [each for each in refusal["receipt"]["policies"] if each["refused"]]
+    assert (entry["policy_id"], entry["quota"], entry["remaining"]) == (policy, 5, 0)
+    (limit,) = limits["data"]
+    assert limit["admitted"] <= limit["used"]
+
+    (simulated,) = documents(printed["Try another before you save it"])
+    assert simulated["totals"]["refused"] >= 2
+    assert simulated["subjects"][0]["subject"] == entry["subject"]
+
+    raised = printed["Raise it"]
+    assert raised.startswith("200\n")
+    (history,) = documents(raised)
+    assert [each["action"] for each in history["data"]] == ["updated", "created"]
+    assert history["data"][0]["changes"]["quota"] == {"before": 5, "after": 50}

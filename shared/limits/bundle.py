@@ -8,7 +8,8 @@ from functools import partial
 
 from shared.limits.cells import Cell
 from shared.limits.decision import Decision, Source, Verdict
-from shared.limits.definitions import Definitions
+from shared.limits.definitions import NO_DEFINITIONS, Definitions
+from shared.limits.policies import Caller
 from shared.limits.slots import Slots
 
 Item = tuple[Cell, int]
@@ -18,13 +19,56 @@ _AGAIN_SECONDS = 1
 """When to come back if it could not be decided."""
 
 
+class _Spent(Decision):
+    """A call that was admitted from units held. Its verdicts are made when somebody asks for them."""
+
+    __slots__ = ("_enforced", "_now")
+
+    allowed = True
+    retry_after = 0
+    unavailable = False
+
+    def __init__(self, enforced: Sequence[Item], now: float) -> None:
+        self._enforced = enforced
+        self._now = now
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:  # type: ignore[override]
+        """Each limit's word, with what is left of it now."""
+        now = self._now
+        # Verdict(...) itself would cost twice as much.
+        return tuple(
+            [
+                _verdict(
+                    Verdict,
+                    (
+                        cell.policy,
+                        cell.subject,
+                        cell.quota,
+                        cell.left + cell.remaining,
+                        cell.resets_at - now,
+                        True,
+                        "lease",
+                    ),
+                )
+                for cell, _ in self._enforced
+            ]
+        )
+
+    def release(self) -> None:
+        """Nothing was taken that comes back."""
+
+
 class Bundle:
     """The cells of one caller and operation, with what a call costs in each."""
 
-    __slots__ = ("definitions", "enforced", "plain", "shadows", "slots")
+    __slots__ = ("caller", "definitions", "enforced", "plain", "shadows", "slots")
 
-    def __init__(self, items: Sequence[Item], definitions: Definitions | None = None) -> None:
+    def __init__(
+        self, items: Sequence[Item], definitions: Definitions = NO_DEFINITIONS, caller: Caller | None = None
+    ) -> None:
         self.definitions = definitions
+        self.caller = caller
         self.enforced = tuple((cell, cost) for cell, cost in items if not cell.policy.shadow)
         self.shadows = tuple((cell, cost) for cell, cost in items if cell.policy.shadow)
         self.slots = tuple(cell for cell, _ in self.enforced if isinstance(cell, Slots))
@@ -53,18 +97,10 @@ class Bundle:
 
     def spend(self, now: float) -> Decision:
         """``admit`` where every cell is known to hold enough, of a ``plain`` bundle: most calls, so kept short."""
-        verdicts = []
         for cell, cost in self.enforced:
-            cell.left = left = cell.left - cost
+            cell.left -= cost
             cell.spent += cost
-            # Verdict(...) itself costs twice as much.
-            verdicts.append(
-                _verdict(
-                    Verdict,
-                    (cell.policy, cell.subject, cell.quota, left + cell.remaining, cell.resets_at - now, True, "lease"),
-                )
-            )
-        return Decision(True, tuple(verdicts))
+        return _Spent(self.enforced, now)
 
     def admit(self, now: float, source: Source) -> Decision:
         """Take from every cell; on credit where nothing is held."""

@@ -8,6 +8,7 @@ sent, so that a lease ends here before it ends there, whatever the clocks of the
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -21,6 +22,8 @@ SMALLEST = 8
 AHEAD_SECONDS = 0.25
 """A lease is what this process spends in so many seconds, but at least ``SMALLEST`` units or a thousandth of the quota."""
 _SMOOTHING = 0.5
+_EARLY = (0.1, 0.4)
+_random = random.Random()  # noqa: S311 (spreads renewals)
 
 Key = tuple[UUID, UUID, int, str]
 """Organisation, policy, epoch, subject."""
@@ -73,6 +76,7 @@ class Cell:
     asked_at: float = NEVER
     rate: float = 0.0
     leased_at: float = NEVER
+    renews_at: float = NEVER
     revoked_at: float = NEVER
     used_at: float = NEVER
     share: int | None = None
@@ -145,6 +149,8 @@ class Cell:
         self.low = int(self.left * LOW) if lease.remaining else -1
         self.window, self.resets_at, self.expires = lease.window, lease.resets_at, lease.expires
         self.leased_at = lease.asked_at
+        # A lease in use is renewed in good time, and not all of them at once.
+        self.renews_at = self.expires - (self.expires - self.leased_at) * _random.uniform(*_EARLY)
         self.remaining, self.replicas, self.share = lease.remaining, lease.replicas, None
         self.refused_until = lease.retry_at
         # What was borrowed before it was asked is debited now; after a refusal there is no credit before a grant.

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -32,7 +33,6 @@ from shared.limits.wheel import Wheel
 
 CHANNEL = "guardian_limits"
 TICK_SECONDS = 0.1
-EARLY_SECONDS = 0.3
 FORGET_SECONDS = 60.0
 _BUNDLES = 20_000
 _log = structlog.get_logger(__name__)
@@ -63,7 +63,8 @@ class Limits:
         self.flights = Flights(database, schema, self.replica, late=patience, clock=clock, asked=self._watch)
         self._wheel = Wheel(TICK_SECONDS)
         self._cells: dict[Key, Cell] = {}
-        self._bundles: dict[tuple[Caller, Operation], Bundle] = {}
+        self._bundles: defaultdict[Operation, dict[str | None, Bundle]] = defaultdict(dict)
+        self._bundled = 0
         self._ticking: asyncio.Task[None] | None = None
         self._running = self._listening_begun = False
         self.fallbacks = 0
@@ -117,8 +118,13 @@ class Limits:
         already: weighted limits give so much, and others have nothing to do with it. Never raises for what is refused.
         """
         now = self._clock()
-        bundle = self._bundles.get((caller, operation)) if cost is None else None
-        if bundle is not None and now < bundle.definitions.until and now - self.hearing.at <= HEARING_SECONDS:  # type: ignore[union-attr]
+        bundle = self._bundles[operation].get(caller.key_id or caller.user_id) if cost is None else None
+        if (
+            bundle is not None
+            and bundle.caller == caller
+            and now < bundle.definitions.until
+            and now - self.hearing.at <= HEARING_SECONDS
+        ):
             for cell, price in bundle.enforced:
                 if cell.left < price or now >= cell.expires:
                     if now < cell.refused_until:
@@ -149,9 +155,13 @@ class Limits:
     # -- deciding ------------------------------------------------------------------------------------
     async def _check_slowly(self, caller: Caller, operation: Operation, cost: int | None, now: float) -> Decision:
         self._listen()
-        known = self._bundles.get((caller, operation)) if cost is None else None
-        definitions = known.definitions if known is not None else None
-        if definitions is None or known is None or known.dropped or not self._definitions.believed(definitions, now):
+        known = self._bundles[operation].get(caller.key_id or caller.user_id) if cost is None else None
+        if (
+            known is None
+            or known.caller != caller
+            or known.dropped
+            or not self._definitions.believed(known.definitions, now)
+        ):
             patience = 0.0 if self.flights.away else self._patience
             definitions = await self._definitions.get(caller.organization_id, patience)
             if definitions is None:
@@ -165,11 +175,13 @@ class Limits:
             subject = policy.subject(caller, operation)
             if subject is not None and (cost is None or (policy.weighted and policy.unit == "requests")):
                 items.append((self._cell(policy, subject), policy.cost_of(operation) if cost is None else cost))
-        bundle = Bundle(items, definitions)
+        bundle = Bundle(items, definitions, caller)
         if cost is None:
-            if len(self._bundles) >= _BUNDLES:
+            if self._bundled >= _BUNDLES:
                 self._bundles.clear()
-            self._bundles[caller, operation] = bundle
+                self._bundled = 0
+            self._bundled += 1
+            self._bundles[operation][caller.key_id or caller.user_id] = bundle
         return bundle
 
     def _cell(self, policy: Policy, subject: str) -> Cell:
@@ -200,7 +212,7 @@ class Limits:
             decision = bundle.admit(now, "lease")
             self._look_ahead(bundle)
             return decision
-        if bundle.definitions is not None and not self._definitions.usable(bundle.definitions, now):
+        if bundle.caller is not None and not self._definitions.usable(bundle.definitions, now):
             self.fallbacks += 1
             return bundle.fall_back(now)  # nobody knows by which quota to ask
         if self.flights.away:
@@ -245,14 +257,13 @@ class Limits:
     def _watch(self, cell: Cell) -> None:
         """Look at a cell again when its lease ends, or when it can be forgotten."""
         now = self._clock()
-        ends = cell.expires - EARLY_SECONDS
         if isinstance(cell, Slots) and (cell.running or cell.expires != -math.inf):
             # Half way to their end, so that a call that fails can be repeated.
             self._wheel.at(cell, max((cell.leased_at + cell.expires) / 2, now + TICK_SECONDS))
         elif cell.expires == -math.inf:
             self._wheel.at(cell, cell.used_at + FORGET_SECONDS)
         else:
-            self._wheel.at(cell, ends if now < ends else cell.expires)
+            self._wheel.at(cell, cell.renews_at if now < cell.renews_at else cell.expires)
 
     def _tend(self, cell: Cell, now: float) -> None:
         if isinstance(cell, Slots):
@@ -261,8 +272,8 @@ class Limits:
             return
         self.flights.settle(cell.roll(now))
         renewable = cell.low >= 0 and now >= cell.refused_until and cell.policy.mode != "strict"
-        if renewable and cell.spent and now >= cell.expires - EARLY_SECONDS:
-            self.flights.ask(cell)  # in use: a new lease before the old one ends, so that nobody waits for it
+        if renewable and cell.spent and now >= cell.renews_at:
+            self.flights.renew(cell)  # in use: a new lease before the old one ends, so that nobody waits for it
         elif now >= cell.expires or cell.credit:
             self.flights.settle(cell.settle(now))
 

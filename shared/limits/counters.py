@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.db.database import AWAY, Database
-from shared.limits.cells import Cell, Lease, Settlement
+from shared.limits.cells import NEVER, Cell, Lease, Settlement
 from shared.limits.slots import SLOT_SECONDS, Slots
 
 CALL_SECONDS = 2.0
@@ -72,9 +72,9 @@ class Counters:
                 cell.credit += credit if cell.window == window else 0
             raise
         leases: list[Any] = [None] * len(cells)
-        for row in rows:
-            place = row["item"] - count - 1
-            leases[place] = _lease(row, wanted[place][0], now)
+        for item, granted, *rest in rows:
+            place = item - count - 1
+            leases[place] = _lease(granted, wanted[place][0], now, *rest)
         return leases
 
     async def hold(self, cells: Sequence[Slots], wanted: Sequence[tuple[int, int]]) -> list[tuple[int, int, int]]:
@@ -107,20 +107,19 @@ class Counters:
             connection.terminate()
 
 
-def _lease(row: Any, need: int, now: float) -> Lease:
-    resets_at = now + row["resets_in"]
-    granted = row["granted"]
-    if granted >= need:
-        retry_at = float("-inf")
-    else:
-        retry_at = min(now + RETRY_SECONDS, resets_at) if row["outstanding"] else resets_at
-    return Lease(
-        asked_at=now,
-        granted=granted,
-        remaining=row["remaining"],
-        window=row["window_start"],
-        resets_at=resets_at,
-        expires=min(now + row["lease_seconds"], resets_at),
-        retry_at=retry_at,
-        replicas=row["replicas"],
-    )
+def _lease(
+    granted: int,
+    need: int,
+    now: float,
+    remaining: int,
+    window: int,
+    resets_in: float,
+    seconds: float,
+    outstanding: bool,
+    replicas: int,
+) -> Lease:
+    resets_at = now + resets_in
+    retry_at = NEVER
+    if granted < need:
+        retry_at = min(now + RETRY_SECONDS, resets_at) if outstanding else resets_at
+    return Lease(now, granted, remaining, window, resets_at, min(now + seconds, resets_at), retry_at, replicas)

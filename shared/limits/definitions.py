@@ -16,6 +16,7 @@ import structlog
 
 from shared.db.database import AWAY, Database
 from shared.db.hearing import HEARING_SECONDS, Hearing
+from shared.ids import NIL
 from shared.limits.patience import TURNS
 from shared.limits.policies import Override, Policy
 
@@ -44,6 +45,10 @@ class Definitions:
         """They may have changed: whoever has them must ask again."""
         if self.until > -math.inf:
             self.until, self.doubted_at = -math.inf, now
+
+
+NO_DEFINITIONS = Definitions(NIL, (), -math.inf, -math.inf)
+"""For limits that no organisation has set."""
 
 
 class DefinitionCache:

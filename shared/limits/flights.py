@@ -63,8 +63,10 @@ class Flights:
         self._clock = clock
         self._late = late
         self._asked = asked
+        # In the order they are asked: what somebody waits for, what is running out, what is only to be renewed.
         self._urgent: dict[Cell, None] = {}
         self._asks: dict[Cell, None] = {}
+        self._renewals: dict[Cell, None] = {}
         self._waiting: dict[Cell, list[Waiter]] = {}
         self._settlements: list[Settlement] = []
         self._flight: asyncio.Task[None] | None = None
@@ -84,6 +86,16 @@ class Flights:
         if not cell.asking:
             cell.asking = True
             self._asks[cell] = None
+            self._take_off()
+        elif cell in self._renewals:
+            del self._renewals[cell]
+            self._asks[cell] = None
+
+    def renew(self, cell: Cell) -> None:
+        """Ask about a cell when nothing else is to be asked."""
+        if not cell.asking:
+            cell.asking = True
+            self._renewals[cell] = None
             self._take_off()
 
     def settle(self, settlement: Settlement | None) -> None:
@@ -111,16 +123,20 @@ class Flights:
         """Connect, before somebody waits for it."""
         self._take_off()
 
+    @property
+    def _asked_for(self) -> bool:
+        return bool(self._urgent or self._asks or self._renewals)
+
     def tick(self) -> None:
         """Send what waits to be settled, and try again when the last call failed."""
-        if self._settlements or self._asks or self._urgent:
+        if self._settlements or self._asked_for:
             self._take_off()
 
     async def stop(self, give_back: Callable[[], None]) -> None:
         """Ask for nothing more, ``give_back``, and say that as long as it takes no more than a moment."""
         self._stopping = True
-        self._asks.clear()
-        self._urgent.clear()
+        for queue in (self._urgent, self._asks, self._renewals):
+            queue.clear()
         try:
             async with asyncio.timeout(_STOP_SECONDS):
                 if self._flight is not None:
@@ -142,7 +158,7 @@ class Flights:
     async def _fly(self) -> None:
         try:
             await self._call()
-            while self._asks or self._settlements or self._urgent:
+            while self._settlements or self._asked_for:
                 await self._call()
         except Unreachable as error:
             self._fail(error)
@@ -190,11 +206,12 @@ class Flights:
 
     def _pop(self) -> list[Cell]:
         """The cells of one call: those that somebody waits for first."""
-        asked = list(islice(self._urgent, BATCH))
-        asked += islice(self._asks, BATCH - len(asked))
-        for cell in asked:
-            self._urgent.pop(cell, None)
-            self._asks.pop(cell, None)
+        asked: list[Cell] = []
+        for queue in (self._urgent, self._asks, self._renewals):
+            found = list(islice(queue, BATCH - len(asked)))
+            for cell in found:
+                del queue[cell]
+            asked += found
         return asked
 
     def _wants(self, cell: Cell, now: float) -> tuple[int, int]:
@@ -230,9 +247,10 @@ class Flights:
         waiter.cells += lacking
         for cell in lacking:
             self._waiting.setdefault(cell, []).append(waiter)
-            if not cell.asking or cell in self._asks:
+            if not cell.asking or cell in self._asks or cell in self._renewals:
                 cell.asking = True
                 self._asks.pop(cell, None)
+                self._renewals.pop(cell, None)
                 self._urgent[cell] = None
         self._take_off()
 
@@ -281,10 +299,10 @@ class Flights:
             _log.warning("limits_unreachable", reason=str(error))
         self._pause = min(max(self._pause * 2, _SHORTEST_PAUSE), _LONGEST_PAUSE)
         self._paused_until = self._clock() + self._pause * _random.uniform(0.5, 1.0)
-        for cell in (*self._asks, *self._urgent):
-            cell.asking = False
-            self._asked(cell)
-        self._asks.clear()
-        self._urgent.clear()
+        for queue in (self._urgent, self._asks, self._renewals):
+            for cell in queue:
+                cell.asking = False
+                self._asked(cell)
+            queue.clear()
         for waiter in {id(each): each for waiters in self._waiting.values() for each in waiters}.values():
             self._give_up(waiter)

@@ -102,12 +102,13 @@ class Ours(Contender):
         self._limits = Limits(self._database, schema="ratelimit", default_plan=settings.default_plan)
         await self._limits.start()
         self.ask = self._limits.check
+        self._organization = UUID(self.options["organization"])
+        self._key_ids = [key_id(key) for key in range(self.options["keys"])]
         self.renew()
 
     def renew(self) -> None:
-        """Callers as the first requests had them are not those of later ones: each request makes its own."""
-        organization = UUID(self.options["organization"])
-        self.arguments = [(Caller(organization, key_id(key)), OPERATION) for key in range(self.options["keys"])]
+        """Each request makes a caller of its own, from the credential that is kept."""
+        self.arguments = [(Caller(self._organization, key), OPERATION) for key in self._key_ids]
 
     def _sent(self, record: Any) -> None:
         if "check_rate_limit" in record.query:

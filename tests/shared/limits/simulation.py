@@ -7,7 +7,7 @@ promise (docs/adr/0018), not from their SQL.
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
@@ -244,11 +244,19 @@ class World:
 
     def tick(self, process: Process) -> None:
         """What a process does ten times a second."""
+        self.run(process.limits._tick)
 
-        async def tick() -> None:
-            process.limits._tick()
+    def hear(self, process: Process, payload: str) -> None:
+        """A notification arrives."""
+        self.run(lambda: process.limits._heard(payload))
 
-        self.loop.run_until_complete(tick())
+    def run(self, happens: Callable[[], None]) -> None:
+        """Something happens in the loop."""
+
+        async def happening() -> None:
+            happens()
+
+        self.loop.run_until_complete(happening())
         self.go_on()
 
     def settle(self) -> None:

@@ -70,11 +70,14 @@ bench-limiter: .venv/.stamp-dev ## Limits decided by four processes beside limit
 	@$(BIN)/python -m tests.bench.limiter $(ARGS)
 
 ##@ Break it
-.PHONY: chaos-events
+.PHONY: chaos-events chaos-limiter
 SEEDS ?= 1-10
 BUS ?= both
 chaos-events: .venv/.stamp-dev ## Kill everything that carries events and show that none is lost (SEEDS=1-10, BUS=postgres|kafka|both)
 	@$(BIN)/python -m tests.chaos.events --seeds $(SEEDS) --bus $(BUS) $(ARGS)
+
+chaos-limiter: .venv/.stamp-dev ## Break everything that enforces limits and show that none is passed (SEEDS=1-10, ARGS="--mutant return-twice")
+	@$(BIN)/python -m tests.chaos.limiter --seeds $(SEEDS) $(ARGS)
 
 # Stamps make an up-to-date environment cost nothing.
 .venv/.stamp-base: requirements/base.txt pyproject.toml deploy/scripts/install.sh

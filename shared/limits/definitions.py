@@ -30,7 +30,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Definitions:
-    """The policies of one organisation. ``until`` is monotonic; forgotten ones (at ``doubted_at``) have none left."""
+    """The policies of one organisation. ``until`` is monotonic; forgotten ones have none left.
+
+    ``doubted_at`` is the moment up to which they were certain, where that is known.
+    """
 
     __slots__ = ("asked_at", "doubted_at", "organization_id", "policies", "until")
 
@@ -41,10 +44,10 @@ class Definitions:
         self.doubted_at = -math.inf
         self.until = until
 
-    def doubt(self, now: float) -> None:
+    def doubt(self, certain_until: float) -> None:
         """They may have changed: whoever has them must ask again."""
         if self.until > -math.inf:
-            self.until, self.doubted_at = -math.inf, now
+            self.until, self.doubted_at = -math.inf, certain_until
 
 
 NO_DEFINITIONS = Definitions(NIL, (), -math.inf, -math.inf)
@@ -99,9 +102,11 @@ class DefinitionCache:
 
     def forget(self, organization_id: UUID | None) -> None:
         """Somebody changed the policies of this organisation, or of everybody (None)."""
+        now = self._hearing.clock()
         for each in list(self._known.values()):
             if organization_id in (None, each.organization_id):
-                each.doubt(self._hearing.clock())
+                # Who has not listened for a while does not know since when they are wrong.
+                each.doubt(now if self.believed(each, now) else -math.inf)
                 # The old ones are kept for the case that the database cannot be asked now.
         if organization_id is None:
             self._pending.clear()
@@ -142,7 +147,7 @@ class DefinitionCache:
         if gone is None and len(self._known) >= _CAPACITY:
             gone = self._known.pop(next(iter(self._known)))
         if gone is not None:
-            gone.doubt(self._hearing.clock())  # whoever still holds them would not hear of a change any more
+            gone.doubt(-math.inf)  # whoever still holds them would not hear of a change any more
         self._known[found.organization_id] = found
 
 

@@ -4,16 +4,23 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.platform import ROOT, RunningPlatform
+from tests.e2e.platform import POSTGRES, ROOT, SPLIT, Mode, RunningPlatform, params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
 _MARK = "@@@"
+
+
+@pytest.fixture(params=params(POSTGRES, SPLIT))
+def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
+    """What the events travel on changes nothing here."""
+    return platforms(request.param)
 
 
 def said(platform: RunningPlatform) -> dict[str, str]:

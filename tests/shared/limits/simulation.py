@@ -7,7 +7,7 @@ promise (docs/adr/0018), not from their SQL.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from uuid import UUID
@@ -25,6 +25,13 @@ PROCESSES = 3
 PATIENT = 1e6
 _TURNS = 12
 _MOMENT = 1e-5
+
+
+class Record(dict[str, Any]):
+    """A row as asyncpg has it: read by name, or one after the other."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())
 
 
 @dataclass
@@ -52,7 +59,23 @@ class Question:
     arguments: tuple[Any, ...]
     future: "asyncio.Future[None]"
     is_hold: bool
-    answer: list[dict[str, Any]] | None = None
+    answer: list[Record] | None = None
+
+    def said(self) -> Iterator[tuple[Place, int]]:
+        """The units that it settles, of which counter."""
+        if not self.is_hold:
+            _replica, *columns = self.arguments
+            for o, p, e, s, *_asked, window, spent, unused in zip(*columns, strict=True):
+                yield ((o, p, e, s), window), spent + unused
+
+    def granted(self) -> Iterator[tuple[Place, int]]:
+        """The units that were granted, of which counter."""
+        if not self.is_hold:
+            organizations, policies, epochs, subjects = self.arguments[1:5]
+            for row in self.answer or ():
+                at = row["item"] - 1
+                key = (organizations[at], policies[at], epochs[at], subjects[at])
+                yield (key, row["window_start"]), row["granted"]
 
 
 @dataclass
@@ -69,7 +92,7 @@ class Oracle:
         answer = (self._hold if question.is_hold else self._check)(*question.arguments)
         question.answer = answer
 
-    def _check(self, _replica: UUID, *columns: Sequence[Any]) -> list[dict[str, Any]]:
+    def _check(self, _replica: UUID, *columns: Sequence[Any]) -> list[Record]:
         items = [((o, p, e, s), *rest) for o, p, e, s, *rest in zip(*columns, strict=True)]
         for key, period, _zone, quota, _need, want, settled, spent, unused in items:
             window = self.window(period)
@@ -88,23 +111,23 @@ class Oracle:
                 found.append(self._grant(number, key, period, quota, need, want))
         return found
 
-    def _grant(self, item: int, key: Key, period: str, quota: int, need: int, want: int) -> dict[str, Any]:
+    def _grant(self, item: int, key: Key, period: str, quota: int, need: int, want: int) -> Record:
         window = self.window(period)
         row = self.rows[key, window]
         free = max(quota - row.used, 0)
         granted = min(free, max(need, min(want, free // (2 * self.replicas))))
         row.granted += granted
-        return {
-            "item": item, "granted": granted, "remaining": free - granted, "window_start": window,
-            "resets_in": window + SECONDS[period] - self.clock, "lease_seconds": SECONDS[period] / 10,
-            "outstanding": granted < need and row.used > row.admitted, "replicas": self.replicas,
-        }  # fmt: skip
+        return Record(
+            item=item, granted=granted, remaining=free - granted, window_start=window,
+            resets_in=window + SECONDS[period] - self.clock, lease_seconds=SECONDS[period] / 10,
+            outstanding=granted < need and row.used > row.admitted, replicas=self.replicas,
+        )  # fmt: skip
 
     def window(self, period: str) -> int:
         """The start of the present window."""
         return int(self.clock // SECONDS[period] * SECONDS[period])
 
-    def _hold(self, replica: UUID, *columns: Any) -> list[dict[str, Any]]:
+    def _hold(self, replica: UUID, *columns: Any) -> list[Record]:
         *columns, seconds = columns  # type: ignore[assignment]
         found = []
         for item, (o, p, e, s, quota, need, want) in enumerate(zip(*columns, strict=True), 1):
@@ -115,7 +138,7 @@ class Oracle:
                 held = min(held, max(need, (quota - others) // (2 * self.replicas)))
             holders[replica] = (held, self.clock + seconds)
             left = max(quota - others - held, 0)
-            found.append({"item": item, "held": held, "remaining": left, "replicas": self.replicas})
+            found.append(Record(item=item, held=held, remaining=left, replicas=self.replicas))
         return found
 
 
@@ -169,7 +192,7 @@ class World:
         self.processes: list[Process] = []
         self.loop.run_until_complete(self._begin())
         self.strays: list[Question] = []
-        self.lost: Counter[Place] = Counter()
+        self.unheard: list[Question] = []
 
     async def _begin(self) -> None:
         self.processes = [Process(self, number) for number in range(PROCESSES)]
@@ -214,27 +237,26 @@ class World:
         question = process.question
         if question is None:
             return
-        if question.answer is None:
-            self.strays.append(question)
-        elif not question.is_hold:
-            columns = question.arguments[1:]
-            for row in question.answer:
-                at = row["item"] - 1
-                key: Key = tuple(columns[n][at] for n in range(4))  # type: ignore[assignment]
-                self.lost[key, row["window_start"]] += row["granted"]
+        (self.strays if question.answer is None else self.unheard).append(question)
         question.future.set_exception(Unreachable("lost"))
         self.go_on()
 
     def arrive_late(self) -> None:
         """The database does the oldest of what was given up."""
         if self.strays:
-            question = self.strays.pop(0)
-            self.oracle.carry_out(question)
-            for row in question.answer or ():
-                at = row["item"] - 1
-                columns = question.arguments[1:]
-                key: Key = tuple(columns[n][at] for n in range(4))  # type: ignore[assignment]
-                self.lost[key, row["window_start"]] += row["granted"]
+            self.oracle.carry_out(self.strays[0])
+            self.unheard.append(self.strays.pop(0))
+
+    def lost(self) -> Counter[Place]:
+        """The units that were granted and nobody heard of, or given back in vain."""
+        found = Counter[Place]()
+        for each in self.unheard:
+            for place, units in each.granted():
+                found[place] += units
+        for each in self.strays:
+            for place, units in each.said():
+                found[place] += units
+        return found
 
     def advance(self, seconds: float) -> None:
         """Time passes, for everybody alike."""

@@ -118,24 +118,24 @@ BEGIN
       FROM item WHERE spent <> 0 OR unused <> 0
     ) both_parts GROUP BY o, p, e, s, at ORDER BY o, p, e, s, at
   ), changed AS (
-  UPDATE api_rate_limits r SET
-    used = grant_units(r.used - part.unused, part.quota, part.need, part.want, live),
-    admitted = greatest(r.admitted + part.spent, 0),
-    quota = coalesce(part.quota, r.quota), highest_quota = greatest(part.quota, r.highest_quota),
-    leased_until = CASE WHEN part.want > 0 AND part.quota > r.used - part.unused
-      THEN greatest(r.leased_until, moment + lease_of(part.at, part.ends)) ELSE r.leased_until END,
-    recalled_at = CASE WHEN part.quota - greatest(r.used - part.unused, 0) < part.need
-        AND r.leased_until > moment AND r.recalled_at < moment - interval '100 milliseconds'
-        AND greatest(r.used - part.unused, least(part.quota, r.used)) > r.admitted + part.spent
-      THEN moment ELSE r.recalled_at END
-  FROM part
-  WHERE r.organization_id = part.o AND r.policy_id = part.p AND r.epoch = part.e AND r.subject = part.s
-    AND r.window_start = part.at
-  RETURNING part.place, part.need, part.want, part.at, part.ends, part.quota - new.used AS remaining,
-    new.used - greatest(old.used - part.unused, 0) AS grants,
-    old.leased_until > moment AND new.used > new.admitted AS owed,
-    CASE WHEN new.recalled_at = moment THEN pg_notify('guardian_limits',
-      'recall:' || part.o || '/' || part.p || '/' || part.e || '/' || part.s)::text END
+    UPDATE api_rate_limits r SET
+      used = grant_units(r.used - part.unused, part.quota, part.need, part.want, live),
+      admitted = greatest(r.admitted + part.spent, 0),
+      quota = coalesce(part.quota, r.quota), highest_quota = greatest(part.quota, r.highest_quota),
+      leased_until = CASE WHEN part.want > 0 AND part.quota > r.used - part.unused
+        THEN greatest(r.leased_until, moment + lease_of(part.at, part.ends)) ELSE r.leased_until END,
+      recalled_at = CASE WHEN part.quota - greatest(r.used - part.unused, 0) < part.need
+          AND r.leased_until > moment AND r.recalled_at < moment - interval '100 milliseconds'
+          AND greatest(r.used - part.unused, least(part.quota, r.used)) > r.admitted + part.spent
+        THEN moment ELSE r.recalled_at END
+    FROM part
+    WHERE r.organization_id = part.o AND r.policy_id = part.p AND r.epoch = part.e AND r.subject = part.s
+      AND r.window_start = part.at
+    RETURNING part.place, part.need, part.want, part.at, part.ends, part.quota - new.used AS remaining,
+      new.used - greatest(old.used - part.unused, 0) AS grants,
+      old.leased_until > moment AND new.used > new.admitted AS owed,
+      CASE WHEN new.recalled_at = moment THEN pg_notify('guardian_limits',
+        'recall:' || part.o || '/' || part.p || '/' || part.e || '/' || part.s)::text END
   )
   SELECT place, grants, greatest(remaining, 0), extract(epoch FROM at)::bigint,
     extract(epoch FROM ends - moment)::double precision,
@@ -145,8 +145,9 @@ END $$"""
 
 # What is debited after a grant: nothing beyond the quota, what is needed as far as it goes, and of what is wanted
 # besides a 2N-th part of what is left, so that the last units go out one by one.
-_GRANT_UNITS = """CREATE FUNCTION ratelimit.grant_units(debited bigint, quota bigint, need bigint, want bigint, live integer)
-RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+_GRANT_UNITS = """CREATE FUNCTION ratelimit.grant_units(
+  debited bigint, quota bigint, need bigint, want bigint, live integer) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
   SELECT greatest(debited, 0) + CASE WHEN want > 0 THEN least(greatest(quota - greatest(debited, 0), 0),
     greatest(need, least(want, greatest(quota - greatest(debited, 0), 0) / (2 * live)))) ELSE 0 END
 $$"""

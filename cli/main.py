@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.events.commands import events
+from cli.limits import limits
 from cli.plans import plans
 
 app = typer.Typer(
@@ -150,6 +151,7 @@ def contracts(
 
 app.add_typer(events, name="events")
 app.add_typer(plans, name="plans")
+app.add_typer(limits, name="limits")
 
 
 if __name__ == "__main__":

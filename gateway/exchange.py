@@ -46,12 +46,12 @@ class Exchange:
         "_body_left",
         "_body_seen_at",
         "_deadline",
+        "_ended",
         "_extra",
         "_forwarded_at",
         "_raw_receive",
         "_raw_send",
         "_reading",
-        "_release",
         "_task",
         "_verdict",
         "answered",
@@ -80,7 +80,7 @@ class Exchange:
         self._body_left = -1  # bytes; -1: no body is expected
         self._body_seen_at = 0.0
         self._reading = False
-        self._release: Callable[[], None] | None = None
+        self._ended: Callable[[int], None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._verdict: Problem | None = None
@@ -109,8 +109,8 @@ class Exchange:
             logger.exception("unhandled error in the gateway (request %s)", self.request_id)
             await self._answer_problem(Problem("The error has been logged under this request_id."))
         finally:
-            if self._release is not None:
-                self._release()
+            if self._ended is not None:
+                self._ended(self.status)
             if self._deadline is not None:
                 self._deadline.cancel()
             if self.trace is not None and self.trace.span is not None:
@@ -232,7 +232,7 @@ class Exchange:
         if core.signatures is not None:
             receive = await core.signatures.verify(call, receive)
         if core.quotas is not None:
-            headers, self._release, refused = await core.quotas.take(call)
+            headers, self._ended, refused = await core.quotas.take(call)
             self._extra += headers
             if refused is not None:
                 raise refused

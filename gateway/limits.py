@@ -7,12 +7,13 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.operations import Operations
 from gateway.stages import Taken
 from shared.db.database import AWAY
-from shared.errors import ServiceUnavailable
+from shared.errors import QuotaExceeded, ServiceUnavailable
 from shared.ids import NIL
 from shared.limits.client import Limits
 from shared.limits.headers import limit_headers
@@ -43,6 +44,8 @@ class Limiter(Protocol):
     """What decides: ``shared.limits.client.Limits``."""
 
     async def check(self, caller: Caller, operation: Operation, cost: int | None = None) -> Decision: ...
+
+    def give_back(self, decision: Decision) -> None: ...
 
 
 class Recorder(Protocol):
@@ -90,9 +93,14 @@ class LimitGate:
         )
         headers = limit_headers(verdicts)
         if decision.allowed:
-            return Taken(headers, decision.release)
+            return Taken(headers, partial(self._ended, decision))
         self._count_refusal(decision)
         return Taken(headers, None, refusal(decision, operation))
+
+    def _ended(self, decision: Decision, status: int) -> None:
+        decision.release()
+        if status == QuotaExceeded.status:
+            self._limits.give_back(decision)  # the service had no units for the rest of the work, and did none of it
 
     def _count_refusal(self, decision: Decision) -> None:
         if decision.unavailable:

@@ -43,11 +43,12 @@ class SignatureVerifier(Protocol):
 class Taken(NamedTuple):
     """What a quota stage has to say: ``headers`` are for the answer, whatever it will be.
 
-    ``release`` is called once when the request has ended, in whatever way. With a ``refusal`` it is not forwarded.
+    ``ended`` is called once when the request has ended, in whatever way, with the status of its answer. With a
+    ``refusal`` it is not forwarded.
     """
 
     headers: Sequence[Pair] = ()
-    release: Callable[[], None] | None = None
+    ended: Callable[[int], None] | None = None
     refusal: Problem | None = None
 
 

@@ -7,7 +7,6 @@ out by their own successes. Accounts are counted under a keyed hash.
 
 import hashlib
 import hmac
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.identity.settings import IdentitySettings
@@ -35,11 +34,11 @@ class Attempt:
     """Something that was counted."""
 
     limits: Limits
-    counted: Sequence[tuple[Policy, str]]
+    decision: Decision
 
     def succeeded(self) -> None:
         """It was right: it does not count against anybody."""
-        self.limits.give_back(self.counted)
+        self.limits.give_back(self.decision)
 
 
 class Guard:
@@ -66,12 +65,11 @@ class Guard:
             (self._account, whose),
             (self._address, where),
         ]
-        return self._attempt(await self._limits.take(counted), counted)
+        return self._attempt(await self._limits.take(counted))
 
     async def mail(self, account: str) -> Attempt:
         """A mail is about to be sent to ``account``, who asked for it and is signed in."""
-        counted = [(self._mails, self._subject(account))]
-        return self._attempt(await self._limits.take(counted), counted)
+        return self._attempt(await self._limits.take([(self._mails, self._subject(account))]))
 
     async def may_mail(self, account: str) -> bool:
         """Whether ``account``, named by anybody, is to get one more mail; counts it when so.
@@ -84,10 +82,10 @@ class Guard:
             raise too_many(decision)
         return decision.allowed
 
-    def _attempt(self, decision: Decision, counted: Sequence[tuple[Policy, str]]) -> Attempt:
+    def _attempt(self, decision: Decision) -> Attempt:
         if not decision.allowed:
             raise too_many(decision)
-        return Attempt(self._limits, counted)
+        return Attempt(self._limits, decision)
 
     def _subject(self, account: str) -> str:
         return f"account:{hmac.new(self._key, account.encode(), hashlib.sha256).hexdigest()[:32]}"

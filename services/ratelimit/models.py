@@ -132,6 +132,7 @@ slots = Table(
     metadata,
     *_counted(Column("replica", Uuid, nullable=False), Column("slots", BigInteger, nullable=False)),
     _moment("expires_at"),
+    Column("statement", BigInteger, nullable=False),
     PrimaryKeyConstraint("organization_id", "policy_id", "epoch", "subject", "replica"),
     info={"tenancy": Tenancy.TENANT},
 )

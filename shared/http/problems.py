@@ -117,10 +117,11 @@ def _validation_problem(error: RequestValidationError) -> Problem:
         return errors.BadRequest(
             f"The body is not JSON: {details[0].get('ctx', {}).get('error', '')}", code="malformed_json"
         )
-    return errors.ValidationFailed(
-        "See 'errors' for each offending field.",
-        errors=[FieldError(field=_pointer(item["loc"]), code=item["type"], message=item["msg"]) for item in details],
-    )
+    fields = [
+        FieldError(field=_pointer(each["loc"]), code=each["type"], message=each["msg"].removeprefix("Value error, "))
+        for each in details
+    ]
+    return errors.ValidationFailed("See 'errors' for each offending field.", errors=fields)
 
 
 def _reference_problem(error: asyncpg.ForeignKeyViolationError) -> Problem:

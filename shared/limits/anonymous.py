@@ -28,6 +28,7 @@ from shared.limits.client import Limits
 from shared.limits.decision import Decision, Verdict
 from shared.limits.headers import limit_fields
 from shared.limits.policies import OnFailure, Policy, Window
+from shared.limits.problems import length
 
 Handler = Callable[..., Awaitable[Response]]
 _IPV6_HOST_BITS = 64
@@ -65,7 +66,7 @@ def too_many(decision: Decision) -> Problem:
             retry_after=decision.retry_after,
         )
     return TooManyRequests(
-        "There were too many attempts; wait before the next one.",
+        f"There were too many attempts; try again in {length(decision.retry_after)}.",
         retry_after=decision.retry_after,
         headers=limit_fields([each for each in decision.verdicts if not each.allowed]),
     )

@@ -22,20 +22,20 @@ _AGAIN_SECONDS = 1
 class _Spent(Decision):
     """A call that was admitted from units held. Its verdicts are made when somebody asks for them."""
 
-    __slots__ = ("_enforced", "_now")
+    __slots__ = ()
 
     allowed = True
     retry_after = 0
     unavailable = False
 
     def __init__(self, enforced: Sequence[Item], now: float) -> None:
-        self._enforced = enforced
-        self._now = now
+        self.taken = enforced
+        self.taken_at = now
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:  # type: ignore[override]
         """Each limit's word, with what is left of it now."""
-        now = self._now
+        now = self.taken_at
         # Verdict(...) itself would cost twice as much.
         return tuple(
             [
@@ -51,7 +51,7 @@ class _Spent(Decision):
                         "lease",
                     ),
                 )
-                for cell, _ in self._enforced
+                for cell, _ in self.taken
             ]
         )
 
@@ -62,7 +62,7 @@ class _Spent(Decision):
 class Bundle:
     """The cells of one caller and operation, with what a call costs in each."""
 
-    __slots__ = ("caller", "definitions", "enforced", "plain", "shadows", "slots")
+    __slots__ = ("caller", "definitions", "enforced", "hopeless", "plain", "shadows", "slots")
 
     def __init__(
         self, items: Sequence[Item], definitions: Definitions = NO_DEFINITIONS, caller: Caller | None = None
@@ -73,6 +73,7 @@ class Bundle:
         self.shadows = tuple((cell, cost) for cell, cost in items if cell.policy.shadow)
         self.slots = tuple(cell for cell, _ in self.enforced if isinstance(cell, Slots))
         self.plain = not self.slots and not self.shadows
+        self.hopeless = any(cost > cell.quota for cell, cost in self.enforced)
 
     @property
     def dropped(self) -> bool:
@@ -90,8 +91,8 @@ class Bundle:
         ]
 
     def refusing(self, now: float) -> bool:
-        """Whether a limit is known to be used up."""
-        return any(
+        """Whether a limit is known to be used up, or can never give so much."""
+        return self.hopeless or any(
             now < cell.refused_until and not (cell.left >= cost and now < cell.expires) for cell, cost in self.enforced
         )
 
@@ -104,28 +105,32 @@ class Bundle:
 
     def admit(self, now: float, source: Source) -> Decision:
         """Take from every cell; on credit where nothing is held."""
-        verdicts = []
+        verdicts, taken, running = [], [], list(self.slots)
         for cell, cost in self.enforced:
-            if cell.left >= cost and now < cell.expires:
-                cell.take(cost)
-            else:
-                cell.borrow(cost)
+            _take(cell, cost, now)
             verdicts.append(cell.verdict(now, allowed=True, source=source))
-        running = self.slots
+            taken.append((cell, cost))
         for cell, cost in self.shadows:
             verdicts.append(_shadowed(cell, cost, now))
-            if isinstance(cell, Slots) and verdicts[-1].allowed:
-                running = (*running, cell)
-        return Decision(True, tuple(verdicts), 0, False, partial(_release, running) if running else None)
+            if verdicts[-1].allowed:
+                taken.append((cell, cost))
+                running += [cell] if isinstance(cell, Slots) else []
+        on_release = partial(_release, running) if running else None
+        return Decision(True, tuple(verdicts), 0, False, taken, now, on_release)
 
     def refuse(self, now: float, source: Source) -> Decision:
         """Take from none."""
         verdicts, wait = [], 1.0
         for cell, cost in self.enforced:
             allowed = (cell.left >= cost and now < cell.expires) or now >= cell.refused_until
-            verdicts.append(cell.verdict(now, allowed=allowed, source=source))
+            verdict = cell.verdict(now, allowed=allowed, source=source)
             if not allowed:
-                wait = max(wait, cell.resets_at - now)
+                cell.missed = True
+                wait = max(wait, cell.retry_in(now))
+            elif cost > cell.quota:
+                verdict = verdict._replace(allowed=False)
+                wait = max(wait, verdict.resets_in)
+            verdicts.append(verdict)
         return Decision(False, tuple(verdicts), math.ceil(wait))
 
     def fall_back(self, now: float) -> Decision:
@@ -142,7 +147,7 @@ class Bundle:
         ]
         used_up = [cell for cell in closed if cell.policy.on_failure != "closed"]
         if used_up:
-            wait = max(_AGAIN_SECONDS, *(cell.resets_at - now for cell in used_up))
+            wait = max(_AGAIN_SECONDS, *(cell.retry_in(now) for cell in used_up))
             return Decision(False, tuple(verdicts), math.ceil(wait))
         return Decision(False, tuple(verdicts), _AGAIN_SECONDS, unavailable=True)
 
@@ -163,8 +168,12 @@ def _shadowed(cell: Cell, cost: int, now: float) -> Verdict:
     """Count a call that went on, under a limit that has no say: without waiting for anything."""
     if now < cell.refused_until and not (cell.left >= cost and now < cell.expires):
         return cell.verdict(now, allowed=False, source="cached-denial")
+    _take(cell, cost, now)
+    return cell.verdict(now, allowed=True, source="lease")
+
+
+def _take(cell: Cell, cost: int, now: float) -> None:
     if cell.left >= cost and now < cell.expires:
         cell.take(cost)
     else:
         cell.borrow(cost)
-    return cell.verdict(now, allowed=True, source="lease")

@@ -50,12 +50,17 @@ class Lease:
     resets_at: float
     expires: float
     retry_at: float
+    contended: bool
     replicas: int
 
 
 @dataclass(slots=True, eq=False)
 class Cell:
-    """One subject of one policy, as far as this process is concerned."""
+    """One subject of one policy, as far as this process is concerned.
+
+    Until ``refused_until`` nothing more is to be had: for the rest of the window, or, where it is ``contended``, until
+    other processes give back what they hold and do not spend. Then ``missed`` says that it is worth asking again.
+    """
 
     key: Key
     policy: Policy
@@ -68,10 +73,13 @@ class Cell:
     credit: int = 0
     lent: int = 0
     window: int = 0
+    began: float = NEVER
     resets_at: float = NEVER
     remaining: int = 0
     replicas: int = 1
     refused_until: float = NEVER
+    contended: bool = False
+    missed: bool = False
     asking: bool = False
     asked_at: float = NEVER
     rate: float = 0.0
@@ -91,19 +99,21 @@ class Cell:
         self.left -= cost
         self.spent += cost
 
-    def give_back(self, cost: int, now: float) -> Settlement | None:
+    def give_back(self, cost: int, taken_at: float, now: float) -> Settlement | None:
         """What was taken did not count after all; what is to be said about it when it was reported already."""
+        if taken_at < self.began or now >= self.resets_at:
+            return None  # of a window that is over, or of none that is known
         if self.spent >= cost and now < self.expires:
             self.spent -= cost
             self.left += cost
             return None
-        return Settlement(self.key, self.window, -cost, cost) if self.window and now < self.resets_at else None
+        return Settlement(self.key, self.window, -cost, cost) if self.window else None
 
     def roll(self, now: float) -> Settlement | None:
         """Begin the next window if this one has ended; what is to be said about the last one."""
         if now < self.resets_at or self.resets_at == NEVER:
             return None
-        last = self._settle(0)
+        last, self.began = self._settle(0), self.resets_at
         ended = max(self.policy.seconds, 1)
         # Windows of up to an hour follow each other like ticks; the start of later ones is for the database to say.
         passed = int((now - self.resets_at) // ended) + 1
@@ -130,6 +140,7 @@ class Cell:
 
     def wants(self, now: float, waiting: int) -> tuple[int, int]:
         """The units to ask for: at least, because calls wait for so many, and gladly. What is held already counts."""
+        self.missed = False
         need = max(waiting - max(self.left, 0), 1)
         if self.policy.mode == "strict":
             return need, need
@@ -140,19 +151,21 @@ class Cell:
             self.asked_at = now
         return need, max(need, SMALLEST, self.quota // 1000, int(self.rate * AHEAD_SECONDS))
 
-    def receive(self, lease: Lease) -> None:
-        """Hold what was granted. Of an earlier window's units nothing is left."""
-        if lease.window != self.window or self.expires == NEVER:
+    def receive(self, lease: Lease, took: float) -> None:
+        """Hold what was granted, ``took`` seconds after it was asked for. Of an earlier window's units nothing is left."""
+        if lease.window != self.window:
+            self.left, self.began = 0, lease.asked_at
+        elif self.expires == NEVER:
             self.left = 0
         self.left += lease.granted
-        # With nothing left to have, asking early would only be refused.
-        self.low = int(self.left * LOW) if lease.remaining else -1
+        # The next is asked for before calls have to wait for it; with nothing left to have it would only be refused.
+        self.low = int(max(self.left * LOW, self.rate * took * 2)) if lease.remaining else -1
         self.window, self.resets_at, self.expires = lease.window, lease.resets_at, lease.expires
         self.leased_at = lease.asked_at
         # A lease in use is renewed in good time, and not all of them at once.
         self.renews_at = self.expires - (self.expires - self.leased_at) * _random.uniform(*_EARLY)
         self.remaining, self.replicas, self.share = lease.remaining, lease.replicas, None
-        self.refused_until = lease.retry_at
+        self.refused_until, self.contended = lease.retry_at, lease.contended
         # What was borrowed before it was asked is debited now; after a refusal there is no credit before a grant.
         self.lent = self.credit if lease.retry_at == NEVER else max(self.credit, self.allowance)
 
@@ -160,6 +173,10 @@ class Cell:
         """Whatever was said before may not hold any more, nor what is being answered now: give back what is held."""
         self.revoked_at, self.refused_until = now, NEVER
         return self.settle(now)
+
+    def retry_in(self, now: float) -> float:
+        """When to come back after a refusal, in seconds."""
+        return self.refused_until - now if self.contended else self.resets_at - now
 
     @property
     def idle(self) -> bool:
@@ -192,7 +209,7 @@ class Cell:
     def verdict(self, now: float, *, allowed: bool, source: Source) -> Verdict:
         """This limit's word on a call; of a window that nobody has asked about yet, all there can be."""
         known = self.resets_at != NEVER
-        remaining = max(self.left, 0) + (self.remaining if known else max(self.quota - self.credit, 0))
+        remaining = max(max(self.left, 0) + (self.remaining if known else self.quota) - self.credit, 0)
         resets_in = max(self.resets_at - now, 0.0) if known else float(self.policy.seconds)
         if not allowed and self.left <= 0:
             remaining = 0

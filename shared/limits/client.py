@@ -146,11 +146,11 @@ class Limits:
         bundle = Bundle([(self._cell(policy, subject), cost) for policy, subject in wanted])
         return await self._decide(bundle, self._clock())
 
-    def give_back(self, wanted: Sequence[tuple[Policy, str]], cost: int = 1) -> None:
-        """Undo a ``take`` that turned out not to count."""
+    def give_back(self, decision: Decision) -> None:
+        """What an admitted call took shall not count; once. Of a window that is over there is nothing to give back."""
         now = self._clock()
-        for policy, subject in wanted:
-            self.flights.settle(self._cell(policy, subject).give_back(cost, now))
+        for cell, cost in decision.taken:
+            self.flights.settle(cell.give_back(cost, decision.taken_at, now))
 
     # -- deciding ------------------------------------------------------------------------------------
     async def _check_slowly(self, caller: Caller, operation: Operation, cost: int | None, now: float) -> Decision:
@@ -260,6 +260,8 @@ class Limits:
         if isinstance(cell, Slots) and (cell.running or cell.expires != -math.inf):
             # Half way to their end, so that a call that fails can be repeated.
             self._wheel.at(cell, max((cell.leased_at + cell.expires) / 2, now + TICK_SECONDS))
+        elif cell.contended and now < cell.refused_until:
+            self._wheel.at(cell, now + TICK_SECONDS)
         elif cell.expires == -math.inf:
             self._wheel.at(cell, cell.used_at + FORGET_SECONDS)
         else:
@@ -271,6 +273,9 @@ class Limits:
                 self.flights.ask(cell)
             return
         self.flights.settle(cell.roll(now))
+        if cell.contended and cell.missed and now < cell.refused_until:
+            self.flights.ask(cell)  # on behalf of those who were refused meanwhile
+            return
         renewable = cell.low >= 0 and now >= cell.refused_until and cell.policy.mode != "strict"
         if renewable and cell.spent and now >= cell.renews_at:
             self.flights.renew(cell)  # in use: a new lease before the old one ends, so that nobody waits for it

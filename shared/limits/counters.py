@@ -13,8 +13,9 @@ from shared.limits.slots import SLOT_SECONDS, Slots
 
 CALL_SECONDS = 2.0
 """A call without an answer by then is given up, with its connection."""
-RETRY_SECONDS = 0.05
-"""After a refusal while others hold units, which may come back any moment, the next asking is this far away."""
+CONTENDED_SECONDS = 1.0
+"""After a refusal while others hold units, which may come back any moment, calls are refused for so long at most
+without waiting; meanwhile it is asked again and again on their behalf."""
 
 
 class Unreachable(Exception):
@@ -28,8 +29,9 @@ class Counters:
         self._database = database
         self._replica = replica
         self._check = f"SELECT * FROM {schema}.check_rate_limit($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13)"  # noqa: S608
-        self._hold = f"SELECT * FROM {schema}.hold_slots($1,$2,$3,$4,$5,$6,$7,$8,$9)"  # noqa: S608
+        self._hold = f"SELECT * FROM {schema}.hold_slots($1,$2,$3,$4,$5,$6,$7,$8,$9,$10)"  # noqa: S608
         self._connection: Any = None
+        self._statements = 0
         self.calls = 0
 
     async def connect(self) -> None:
@@ -82,9 +84,9 @@ class Counters:
         organizations, policies, epochs, subjects = zip(*(cell.key for cell in cells), strict=True)
         needs, wants = zip(*wanted, strict=True)
         quotas = [cell.quota for cell in cells]
-        rows = await self._call(
-            self._hold, self._replica, organizations, policies, epochs, subjects, quotas, needs, wants, SLOT_SECONDS
-        )
+        self._statements += 1
+        stated = (organizations, policies, epochs, subjects, quotas, needs, wants)
+        rows = await self._call(self._hold, self._replica, *stated, SLOT_SECONDS, self._statements)
         found = {row["item"]: (row["held"], row["remaining"], row["replicas"]) for row in rows}
         return [found[place] for place in range(1, len(cells) + 1)]
 
@@ -119,7 +121,8 @@ def _lease(
     replicas: int,
 ) -> Lease:
     resets_at = now + resets_in
-    retry_at = NEVER
+    retry_at, contended = NEVER, outstanding and granted < need
     if granted < need:
-        retry_at = min(now + RETRY_SECONDS, resets_at) if outstanding else resets_at
-    return Lease(now, granted, remaining, window, resets_at, min(now + seconds, resets_at), retry_at, replicas)
+        retry_at = min(now + CONTENDED_SECONDS, resets_at) if contended else resets_at
+    expires = min(now + seconds, resets_at)
+    return Lease(now, granted, remaining, window, resets_at, expires, retry_at, contended, replicas)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from shared.limits.policies import Policy
 
@@ -30,13 +30,16 @@ class Decision:
     """Whether the call may go on. A policy in shadow mode has a verdict, and no say.
 
     ``unavailable``: refused because it could not be decided, not because a quota is used up. ``retry_after`` is in
-    whole seconds, 0 when allowed. ``release`` ends a call that counts among those at the same time.
+    whole seconds, 0 when allowed. ``release`` ends a call that counts among those at the same time. ``taken`` is what
+    was spent, of which cells and when, as long as it may be given back (``Limits.give_back``).
     """
 
     allowed: bool
     verdicts: tuple[Verdict, ...] = ()
     retry_after: int = 0
     unavailable: bool = False
+    taken: Sequence[tuple[Any, int]] = ()
+    taken_at: float = 0.0
     _on_release: Callable[[], None] | None = field(default=None, repr=False)
 
     def release(self) -> None:

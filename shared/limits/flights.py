@@ -22,8 +22,11 @@ from shared.limits.decision import Decision
 from shared.limits.patience import TURNS
 from shared.limits.slots import Slots
 
-BATCH = 250
-"""Few enough that a call is answered within milliseconds; who waits goes first."""
+BATCH, RENEWALS = 250, 40
+"""Cells in one call: few enough that it is answered within milliseconds. Who waits goes first, and what is only to be
+renewed makes no call long that somebody might wait for."""
+UNKNOWN_REPLICAS = 8
+"""How many share a limit, as long as the database has not said so: a guess that rather admits too little."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 _SETTLED_AT_ONCE = 2_000
 _STOP_SECONDS = 5.0
@@ -74,7 +77,7 @@ class Flights:
         self._is_late = self._stopping = False
         self._pause = 0.0
         self._paused_until = float("-inf")
-        self.replicas = 1
+        self.replicas = UNKNOWN_REPLICAS
 
     @property
     def away(self) -> bool:
@@ -207,8 +210,8 @@ class Flights:
     def _pop(self) -> list[Cell]:
         """The cells of one call: those that somebody waits for first."""
         asked: list[Cell] = []
-        for queue in (self._urgent, self._asks, self._renewals):
-            found = list(islice(queue, BATCH - len(asked)))
+        for queue, most in ((self._urgent, BATCH), (self._asks, BATCH), (self._renewals, RENEWALS)):
+            found = list(islice(queue, max(most - len(asked), 0)))
             for cell in found:
                 del queue[cell]
             asked += found
@@ -223,11 +226,13 @@ class Flights:
             self.settle(cell.roll(now))
         wanted = [self._wants(cell, now) for cell in cells]
         said, self._settlements = self._settlements[:_SETTLED_AT_ONCE], self._settlements[_SETTLED_AT_ONCE:]
-        for cell, lease in zip(cells, await self.counters.check(cells, wanted, said, now), strict=True):
-            self._receive(cell, lease)
+        leases = await self.counters.check(cells, wanted, said, now)
+        took = self._clock() - now
+        for cell, lease in zip(cells, leases, strict=True):
+            self._receive(cell, lease, took)
 
-    def _receive(self, cell: Cell, lease: Lease) -> None:
-        cell.receive(lease)
+    def _receive(self, cell: Cell, lease: Lease, took: float) -> None:
+        cell.receive(lease, took)
         self.replicas = lease.replicas
         if cell.revoked_at >= lease.asked_at:
             # A change was announced meanwhile; this may be the answer to the question before it.

@@ -65,7 +65,7 @@ class Meter:
             return
         decision = await self.spend(caller, operation, cost)
         if not decision.allowed:
-            problem = refusal(decision, operation._replace(cost=cost))
+            problem = refusal(decision, operation._replace(cost=cost), rest=True)
             problem.headers.update(limit_fields(decision.verdicts))
             raise problem
 

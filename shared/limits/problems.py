@@ -16,10 +16,13 @@ _SUBJECTS = {"key": "this API key", "user": "this user", "route": "this operatio
 _LENGTHS = ((172_800, 86_400, "days"), (7_200, 3_600, "h"), (120, 60, "min"), (0, 1, "s"))
 
 
-def refusal(decision: Decision, operation: Operation) -> Problem:
-    """The problem that answers a call which is not allowed: 429, or 503 when it could not be decided."""
+def refusal(decision: Decision, operation: Operation, *, rest: bool = False) -> Problem:
+    """The problem that answers a call which is not allowed: 429, or 503 when it could not be decided.
+
+    With ``rest`` the operation's cost is only what the call costs beyond what was taken before.
+    """
     violated = [each for each in decision.verdicts if not (each.allowed or each.policy.shadow)]
-    wait = max([decision.retry_after, 1, *(_seconds(each) for each in violated)])
+    wait = max(decision.retry_after, 1)
     receipt = {
         "decided_at": clock.now(),
         "operation": operation.name,
@@ -34,33 +37,43 @@ def refusal(decision: Decision, operation: Operation) -> Problem:
             receipt=receipt,
         )
     more: dict[str, Any] = {"violated-policies": [each.policy.name for each in violated], "receipt": receipt}
-    return QuotaExceeded(_detail(violated, operation, wait), retry_after=wait, **more)
+    call = "the rest of this call" if rest else "this call"
+    return QuotaExceeded(_detail(violated, operation, wait, call), retry_after=wait, **more)
 
 
-def _detail(violated: Sequence[Verdict], operation: Operation, wait: int) -> str:
-    first, *others = sorted(violated, key=_seconds, reverse=True)
-    said = [_explained(first, operation)]
+def _detail(violated: Sequence[Verdict], operation: Operation, wait: int, call: str) -> str:
+    hopeless = [each for each in violated if each.policy.cost_of(operation) > each.quota]
+    first, *others = sorted(hopeless or violated, key=_seconds, reverse=True)
+    said = [_explained(first, operation, wait, call)]
     if others:
         names = " and ".join(f"'{each.policy.name}'" for each in others)
-        said.append(f"Used up, too: {names}.")
-    said.append(f"Try again in {_length(wait)}; GET /v1/limits shows every limit.")
+        said.append(f"Used up, too: {names}." if not hopeless else f"Too small, too: {names}.")
+    if hopeless:
+        smaller = "make the call smaller, or have" if first.quota else "have"
+        said.append(f"Waiting does not help: {smaller} the limit raised; GET /v1/limits shows every limit.")
+    else:
+        said.append(f"Try again in {length(wait)}; GET /v1/limits shows every limit.")
     return " ".join(said)
 
 
-def _explained(verdict: Verdict, operation: Operation) -> str:
+def _explained(verdict: Verdict, operation: Operation, wait: int, call: str) -> str:
     policy, cost = verdict.policy, verdict.policy.cost_of(operation)
     owner = f"your plan {policy.plan}" if policy.plan else "your organisation"
     who = " and ".join(_SUBJECTS[each] for each in policy.per if each in _SUBJECTS) or "the organisation"
-    said = f"The limit '{policy.name}' of {owner} allows {verdict.quota:,}"
+    said = f"The limit '{policy.name}' of {owner} allows {f'{verdict.quota:,}' if verdict.quota else 'no'}"
     if policy.window is None:
-        return f"{said} calls at the same time for {who}, and no more can begin now."
-    unit = "units" if policy.weighted else "calls"
-    said = f"{said} {unit} {_PERIODS[policy.window]} for {who}"
+        end = ", and no more can begin now" if verdict.quota else ""
+        return f"{said} calls at the same time for {who}{end}."
+    said = f"{said} {'units' if policy.weighted else 'calls'} {_PERIODS[policy.window]} for {who}"
+    if not verdict.quota:
+        return f"{said}."
     if cost > verdict.quota:
-        return f"{said}, and this call alone costs {cost:,}."
+        return f"{said}, and {call} alone costs {cost:,}."
     if verdict.source == "fallback":
         return f"{said}; it is shared out while the database cannot be asked, and the share of this gateway is used up."
-    return f"{said}; {verdict.remaining:,} are left and this call costs {cost:,}."
+    if wait < _seconds(verdict):
+        return f"{said}; what is left of it is with other processes just now, and they are asked to give it back."
+    return f"{said}; {verdict.remaining:,} are left and {call} costs {cost:,}."
 
 
 def _entry(verdict: Verdict, operation: Operation) -> dict[str, Any]:
@@ -89,6 +102,7 @@ def _seconds(verdict: Verdict) -> int:
     return ceil(verdict.resets_in) if verdict.policy.window else 0
 
 
-def _length(seconds: int) -> str:
+def length(seconds: int) -> str:
+    """So long, as people say it."""
     size, unit = next((size, unit) for least, size, unit in _LENGTHS if seconds >= least)
     return f"{-(-seconds // size)} {unit}"

@@ -39,9 +39,8 @@ class Slots(Cell):
         self.left += 1
         self.running -= 1
 
-    def give_back(self, cost: int, now: float) -> Settlement | None:  # noqa: ARG002 (a cell's)
-        """A call did not begin after all."""
-        self.release()
+    def give_back(self, cost: int, taken_at: float, now: float) -> Settlement | None:  # noqa: ARG002 (a cell's)
+        """A slot comes back when the call ends, however it ends."""
         return None
 
     def roll(self, now: float) -> Settlement | None:  # noqa: ARG002 (a cell's)

@@ -27,8 +27,8 @@ def ignore_the_end() -> None:
     """Goes on spending what is left of a window after its end."""
     right = Cell.receive
 
-    def receive(self: Cell, lease: Lease) -> None:
-        right(self, lease)
+    def receive(self: Cell, lease: Lease, took: float) -> None:
+        right(self, lease, took)
         self.expires += 5.0
 
     def roll(self: Cell, now: float) -> Settlement | None:
@@ -42,8 +42,8 @@ def deny_for_ever() -> None:
     """Remembers a refusal and forgets when it ends."""
     right = Cell.receive
 
-    def receive(self: Cell, lease: Lease) -> None:
-        right(self, lease)
+    def receive(self: Cell, lease: Lease, took: float) -> None:
+        right(self, lease, took)
         if self.refused_until > -math.inf:
             self.refused_until += 5.0
 

@@ -1,90 +1,60 @@
 """``guardian plans`` against a migrated database."""
 
-import asyncio
 from pathlib import Path
-from uuid import UUID
 
-import asyncpg
 import pytest
-from typer.testing import CliRunner
 
-from cli.main import app
-from shared.db.versions import owner_dsn
 from shared.ids import new_id
 from shared.settings import Settings
-
-
-class Operator:
-    """Runs the commands as whoever runs the platform."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    def run(self, *arguments: str, status: int = 0) -> str:
-        """What ``guardian plans …`` prints, once it ended with ``status``."""
-        result = CliRunner().invoke(app, ["plans", *arguments], env={"COLUMNS": "120"})
-        assert result.exit_code == status, result.output
-        assert "Traceback" not in result.output
-        return result.output
-
-    def refuses(self, *arguments: str) -> str:
-        (line,) = self.run(*arguments, status=1).splitlines()
-        assert line.startswith("guardian: ")
-        return line
-
-    def sql(self, statement: str, *arguments: object) -> object:
-        async def work() -> object:
-            connection = await asyncpg.connect(owner_dsn(self.settings))
-            try:
-                return await connection.fetchval(statement, *arguments)
-            finally:
-                await connection.close()
-
-        return asyncio.run(work())
-
-    def organization(self, name: str) -> UUID:
-        identifier = new_id()
-        self.sql("INSERT INTO identity.organizations VALUES ($1, $2, 'eu', 1, now(), now())", identifier, name)
-        return identifier
+from tests.cli.operating import Operator
 
 
 @pytest.fixture
-def operator(fresh_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Operator:
-    monkeypatch.setenv("DATABASE_URL", fresh_database)
-    monkeypatch.setenv("GUARDIAN_HOME", str(tmp_path))
-    return Operator(Settings.model_validate({"home": tmp_path, "database_url": fresh_database}))
+def operator(operated: Settings) -> Operator:
+    return Operator(operated, "plans")
 
 
 def test_they_are_listed_with_their_limits(operator: Operator) -> None:
-    lines = operator.run().splitlines()
-    (month,) = [line for line in lines if "100,000" in line]
-    assert [cell.strip() for cell in month.strip("│").split("│")] == [
-        "", "month", "100,000", "month", "organization", "exact", "share",
+    lines = [line.split() for line in operator.run().splitlines()]
+    assert ["month", "100,000", "month", "organization", "exact", "share"] in lines
+    assert ["free", "burst", "20", "second", "organization", "fast", "share"] in lines
+    assert ["concurrent", "10", "at", "once", "organization", "exact", "share"] in lines
+    assert [name for name in ("free", "pro", "enterprise") if any(line[:1] == [name] for line in lines)] == [
+        "free", "pro", "enterprise",
     ]  # fmt: skip
-    assert [name for name in ("free", "pro", "enterprise (default)") if any(f" {name} " in line for line in lines)] == [
-        "free", "pro", "enterprise (default)",
-    ]  # fmt: skip
-    assert any("concurrent" in line and "at the same time" in line for line in lines)
+    assert lines[-1][-1] == "enterprise."
 
 
 def test_an_organisation_is_put_on_one(operator: Operator) -> None:
     engines = operator.organization("Engines")
     said = operator.run("set", str(engines), "pro")
     assert said == "Engines is on the plan pro now (before: enterprise, the default).\n"
-    assert operator.run("set", str(engines), "free") == "Engines is on the plan free now (before: pro).\n"
+    assert operator.run("set", "Engines", "free") == "Engines is on the plan free now (before: pro).\n"
     plan = operator.sql("SELECT plan FROM ratelimit.organization_plans WHERE organization_id = $1", engines)
-    assert plan == "free"
+    assert [dict(row) for row in plan] == [{"plan": "free"}]
 
 
 def test_what_does_not_exist_is_said_in_a_sentence(operator: Operator) -> None:
+    assert operator.refuses("set", "Nobody", "pro") == "guardian: there is no organisation 'Nobody', nor any other yet"
     engines = operator.organization("Engines")
-    assert operator.refuses("set", str(engines), "gold") == (
+    assert operator.refuses("set", "Engines", "gold") == (
         "guardian: there is no plan 'gold'; there is: free, pro, enterprise"
     )
     nobody = str(new_id())
-    assert operator.refuses("set", nobody, "pro") == f"guardian: there is no organisation with the id {nobody}"
-    assert operator.sql("SELECT count(*) FROM ratelimit.organization_plans") == 0
-    assert "Invalid value" in operator.run("set", "engines", "pro", status=2)
+    assert operator.refuses("set", nobody, "pro") == (
+        f"guardian: there is no organisation '{nobody}'; there is: Engines ({engines}) "
+        "(GET /v1/organization tells its members its id)"
+    )
+    for number in range(6):
+        operator.organization(f"Other {number}")
+    assert "Other 3 (" in (line := operator.refuses("set", nobody, "pro"))
+    assert "Other 4" not in line
+    assert ") and 2 more (" in line
+    other = operator.organization("Engines")
+    assert operator.refuses("set", "Engines", "pro") == (
+        f"guardian: several organisations have the name 'Engines', say which one: Engines ({engines}), Engines ({other})"
+    )
+    assert operator.sql("SELECT FROM ratelimit.organization_plans") == []
 
 
 def test_a_database_that_is_away_or_empty_is_said_in_a_sentence(

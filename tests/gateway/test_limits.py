@@ -31,9 +31,10 @@ class Gate:
     async def take(self, call: Call) -> Taken:
         self.inside += 1
         self.taken += 1
-        return Taken([POLICY, STATE], self.release)
+        return Taken([POLICY, STATE], self.ended)
 
-    def release(self) -> None:
+    def ended(self, status: int) -> None:
+        assert status
         self.inside -= 1
 
 
@@ -146,11 +147,15 @@ class Limits:
 
     def __init__(self) -> None:
         self.asked: list[tuple[Caller, Operation]] = []
+        self.given_back: list[Decision] = []
         self.decision = Decision(True)
 
     async def check(self, caller: Caller, operation: Operation, cost: int | None = None) -> Decision:
         self.asked.append((caller, operation))
         return self.decision
+
+    def give_back(self, decision: Decision) -> None:
+        self.given_back.append(decision)
 
 
 class Usage:
@@ -205,15 +210,24 @@ class TestTheGate:
     async def test_an_admitted_call(self, gate: LimitGate, limits: Limits, usage: Usage, principal: Any) -> None:
         ended: list[int] = []
         watched = self.verdict("watched", allowed=False, shadow=True)
-        limits.decision = Decision(True, (self.verdict("minute"), watched), 0, False, lambda: ended.append(1))
-        headers, release, refusal = await gate.take(self.call(principal()))
+        verdicts = (self.verdict("minute"), watched)
+        limits.decision = Decision(True, verdicts, _on_release=lambda: ended.append(1))
+        headers, end, refusal = await gate.take(self.call(principal()))
         assert headers == [(b"ratelimit-policy", b'"minute";q=10;w=60'), (b"ratelimit", b'"minute";r=4;t=3')]
         assert refusal is None
-        assert release is not None
-        release()
-        release()
-        assert ended == [1]
+        assert end is not None
+        end(200)
+        end(200)
+        assert (ended, limits.given_back) == ([1], [])
         assert usage.recorded[0][3] == {"allowed": True, "cost": 3, "shadow": True}
+
+    async def test_what_a_service_refuses_to_pay_for_costs_nothing(
+        self, gate: LimitGate, limits: Limits, principal: Any
+    ) -> None:
+        _, end, _ = await gate.take(self.call(principal()))
+        assert end is not None
+        end(429)
+        assert limits.given_back == [limits.decision]
 
     async def test_a_refused_call(
         self, gate: LimitGate, limits: Limits, usage: Usage, refused: list[str], principal: Any
@@ -225,8 +239,8 @@ class TestTheGate:
             self.verdict("watched", allowed=False, shadow=True),
         ]
         limits.decision = Decision(False, tuple(verdicts), 3)
-        headers, release, refusal = await gate.take(self.call(principal()))
-        assert release is None
+        headers, end, refusal = await gate.take(self.call(principal()))
+        assert end is None
         assert refusal is not None
         assert (refusal.status, refusal.headers) == (429, {"Retry-After": "3"})
         assert refusal.extensions["violated-policies"] == ["minute", "ours"]

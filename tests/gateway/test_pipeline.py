@@ -214,7 +214,7 @@ class _Recorder:
         from shared.errors import QuotaExceeded
 
         refusal = QuotaExceeded("Enough for today.", retry_after=7) if self.refuse else None
-        return Taken([(b"ratelimit", b'"day";r=5;t=9')], lambda: self.released.append(call), refusal)
+        return Taken([(b"ratelimit", b'"day";r=5;t=9')], lambda status: self.released.append((call, status)), refusal)
 
 
 def test_the_stages_for_signatures_and_quotas_are_asked(start: Any, offline_settings: Any) -> None:

@@ -7,6 +7,17 @@ from shared.limits.policies import Part
 MOST_OVERRIDES = 500
 """Overrides of a policy, expired ones among them."""
 
+ADVICE = (
+    'Allow more, or let the pattern leave yourself out; "force": true saves it all the same, and then it may take an '
+    "operator to delete it (guardian limits delete)."
+)
+"""What to do about an override that would refuse the editor's own calls."""
+REMOVAL_ADVICE = (
+    "Allow more in the policy first; ?force=true deletes the override all the same, and then it may take an operator to "
+    "delete the policy (guardian limits delete)."
+)
+"""What to do where only the override lets the editor call."""
+
 
 def subject_shape(per: Sequence[Part]) -> str:
     """The pattern of all subjects that a policy can count by: ``key:*|route:*``, or ``organization``."""

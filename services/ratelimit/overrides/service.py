@@ -87,7 +87,8 @@ async def _check_editor(
     kept = [each for each in found if removed is None or each.pattern != removed["pattern"]]
     if added is not None:
         kept.append(Override(added["pattern"], added["quota"]))
-    await policies.check_editor(session, editor, policy, kept)
+    advice = domain.REMOVAL_ADVICE if added is None else domain.ADVICE
+    await policies.check_editor(session, editor, policy, kept, advice)
 
 
 def _emit(session: Session, principal: Principal, event: Event, row: Row) -> None:

@@ -22,6 +22,14 @@ SILENT = frozenset({"name", "description", "note"})
 COUNTED_ANEW = frozenset({"unit", "window", "timezone", "per", "weighted"})
 """Fields that say what is counted and when: with another value what was counted so far means nothing."""
 
+POLICY_ADVICE = (
+    'Allow more, leave the route or yourself out of it, or try it with "shadow": true; "force": true saves it all the '
+    "same, and then it may take an operator to delete it (guardian limits delete)."
+)
+"""What to do about a policy that would refuse the editor's own calls."""
+
+PERIODS = {"second": "a second", "minute": "a minute", "hour": "an hour", "day": "a day", "month": "a month"}
+"""How a window reads after a number of units."""
 _ROUTE = re.compile(r"(?:\*|GET|POST|PUT|PATCH|DELETE) /[A-Za-z0-9_./{}*-]*")
 
 
@@ -135,16 +143,15 @@ def calls(policy: Policy, editor: Editor) -> list[Call]:
 
 
 def refusal(policy: Policy, counted: Sequence[Call], used: Mapping[str, int]) -> str | None:
-    """Why a policy would refuse one of these calls, in words; ``used`` is what each subject used of the window."""
+    """Why a policy would refuse one of these calls, in a sentence; ``used`` is what each subject used of the window."""
     for call in counted:
         spent = used.get(call.subject, 0)
         if call.quota >= spent + call.cost:
             continue
-        limit = f"{call.quota} {policy.unit}" + (f" a {policy.window}" if policy.window else "")
+        limit = f"{call.quota} {policy.unit}" + (f" {PERIODS[policy.window]}" if policy.window else "")
         so_far = f", {spent} were used in this {policy.window} already" if spent else ""
         return (
             f"The policy '{policy.name}' would refuse your own call {call.operation.name}: {limit} for "
-            f"'{call.subject}'{so_far}, and one call takes {call.cost}. Allow more, leave the route or yourself out "
-            'of it, try it with "shadow": true first, or send "force": true to save it all the same.'
+            f"'{call.subject}'{so_far}, and one call takes {call.cost}."
         )
     return None

@@ -14,7 +14,6 @@ from services.ratelimit.policies.schemas import (
     LimitPolicyHistoryQuery,
     LimitPolicyQuery,
 )
-from services.ratelimit.usage import repository as usage
 from shared import clock
 from shared.auth import Principal
 from shared.db import Session
@@ -22,7 +21,7 @@ from shared.errors import Conflict, FieldError, NotFound, ValidationFailed
 from shared.events import Event, publish
 from shared.http.pagination import decode_moment_cursor, decode_name_cursor
 from shared.ids import new_id
-from shared.limits.policies import Override, Policy
+from shared.limits.policies import Override
 
 SORT = "plan,name"
 HISTORY_SORT = "-occurred_at"
@@ -54,7 +53,7 @@ async def create(session: Session, editor: Editor, body: LimitPolicyCreate) -> d
             code="too_many_policies",
         )
     if not body.force:
-        await check_editor(session, editor, row, (), anew=True)
+        await check_editor(session, editor, row, (), domain.POLICY_ADVICE, anew=True)
     await repository.add(session, {**row, "organization_id": organization_id})
     made = {name: row[name] for name in repository.FIELDS}
     await record(session, editor.principal, row, "created", domain.changes({}, made))
@@ -90,35 +89,23 @@ async def _check_name(session: Session, editor: Editor, row: Row) -> None:
 
 
 async def check_editor(
-    session: Session, editor: Editor, row: Row, exceptions: Sequence[Override], *, anew: bool = False
+    session: Session, editor: Editor, row: Row, exceptions: Sequence[Override], advice: str, *, anew: bool = False
 ) -> None:
     """Raise ``Conflict`` (``would_refuse_you``) for a policy that would refuse the calls the editor could undo it with.
 
-    ``exceptions`` are the overrides it will have. One that counts ``anew`` has no counters: it is judged by the calls of
-    its present window, as the next window will be.
+    ``exceptions`` are the overrides it will have, ``advice`` is what to do about it. One that counts ``anew`` has used
+    nothing of its window yet, whatever was called before.
     """
     if row["shadow"] or not row["enabled"]:
         return
     policy = domain.policy_of(row, editor.principal.organization_id, exceptions)
     counted = domain.calls(policy, editor)
     used: Mapping[str, int] = {}
-    if counted and policy.window is not None:
-        used = await _used(session, editor, policy, sorted({call.subject for call in counted}), anew=anew)
+    if counted and policy.window is not None and not anew:
+        used = await repository.used(session, policy, sorted({call.subject for call in counted}))
     reason = domain.refusal(policy, counted, used)
     if reason is not None:
-        raise Conflict(reason, code="would_refuse_you")
-
-
-async def _used(
-    session: Session, editor: Editor, policy: Policy, subjects: Sequence[str], *, anew: bool
-) -> Mapping[str, int]:
-    if not anew:
-        return await repository.used(session, policy, subjects)
-    if not {"route", "class"}.isdisjoint(policy.per):
-        return {}  # what other routes have used is nothing to the editor's
-    moment = await usage.now(session)
-    spent = await usage.used_in_window(session, policy.organization_id, policy, editor.caller, moment)
-    return dict.fromkeys(subjects, spent)
+        raise Conflict(f"{reason} {advice}", code="would_refuse_you")
 
 
 def shown(row: Row) -> dict[str, Any]:
@@ -196,7 +183,8 @@ async def change(session: Session, editor: Editor, before: Row, body: LimitPolic
         after["epoch"] = before["epoch"] + 1
     if not body.force and not domain.SILENT.issuperset(changed):
         exceptions = await overrides.active(session, editor.principal.organization_id, before["id"])
-        await check_editor(session, editor, after, exceptions, anew=domain.counts_anew(changed))
+        anew = domain.counts_anew(changed)
+        await check_editor(session, editor, after, exceptions, domain.POLICY_ADVICE, anew=anew)
     changes = domain.changes({name: before[name] for name in changed}, changed)
     row = await _write(session, editor.principal, before, after, [*changed, "epoch"])
     await record(session, editor.principal, row, "updated", changes)

@@ -16,7 +16,7 @@ GRACE = timedelta(seconds=60)
 WINDOWS = Counter("guardian_limits_windows_audited", "Windows that ended and were looked at, by mode", ["mode"])
 OVERSHOOT = Counter(
     "guardian_limits_overshoot_units",
-    "Units admitted beyond a window's highest quota; stays 0 but for the mode fast, which may pass it by a tenth",
+    "Units admitted beyond a window's highest quota, shadow mode left out; fast may pass it by a tenth, others never",
     ["mode"],
 )
 STRANDED = Counter(

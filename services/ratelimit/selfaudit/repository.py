@@ -5,9 +5,9 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, Interval, Select, and_, bindparam, func, select, text, tuple_
+from sqlalchemy import Boolean, Integer, Interval, Select, bindparam, case, column, func, select, text, tuple_
 
-from services.ratelimit.models import counters, plan_policies, policies
+from services.ratelimit.models import counters
 from shared.db import Record, Session
 
 Position = tuple[datetime, UUID, int, str]
@@ -40,27 +40,29 @@ async def page(
 
 @lru_cache(maxsize=4)
 def _page(one_policy: bool, after: bool) -> Select[Any]:
-    own = and_(policies.c.organization_id == _C.organization_id, policies.c.id == _C.policy_id)
-    statement = (
-        select(
-            *[_C[name] for name in _SHOWN],
-            func.coalesce(policies.c.name, plan_policies.c.name).label("policy"),
-            func.coalesce(policies.c.mode, plan_policies.c.mode).label("mode"),
-            func.greatest(_C.used - _C.admitted, 0).label("stranded"),
-            func.greatest(_C.admitted - _C.highest_quota, 0).label("overshoot"),
-        )
-        .select_from(counters)
-        .outerjoin(policies, own)
-        .outerjoin(plan_policies, plan_policies.c.id == _C.policy_id)
-        .where(_C.organization_id == bindparam("organization_id"), _C.window_end <= func.statement_timestamp())
+    found = select(_C.organization_id, *[_C[name] for name in _SHOWN]).where(
+        _C.organization_id == bindparam("organization_id"), _C.window_end <= func.statement_timestamp()
     )
     if one_policy:
-        statement = statement.where(_C.policy_id == bindparam("policy_id"))
+        found = found.where(_C.policy_id == bindparam("policy_id"))
     if after:
         cursor = tuple_(*[bindparam(f"after_{name}", type_=_C[name].type) for name in ORDER])
-        statement = statement.where(tuple_(*_positions()) < cursor)
-    return statement.order_by(*[each.desc() for each in _positions()]).limit(bindparam("limit", type_=Integer))
-
-
-def _positions() -> list[Any]:
-    return [_C[name] for name in ORDER]
+        found = found.where(tuple_(*[_C[name] for name in ORDER]) < cursor)
+    latest = [_C[name].desc() for name in ORDER]
+    window = found.order_by(*latest).limit(bindparam("limit", type_=Integer)).subquery("ended").c
+    policy = (
+        func.ratelimit.policy_in_window(
+            window.organization_id, window.policy_id, window.window_start, window.window_end
+        )
+        .table_valued("name", "mode", column("shadow", Boolean), name="policy")
+        .lateral()
+        .c
+    )
+    return select(
+        *[window[name] for name in _SHOWN],
+        policy.name.label("policy"),
+        policy.mode,
+        policy.shadow,
+        func.greatest(window.used - window.admitted, 0).label("stranded"),
+        case((policy.shadow, 0), else_=func.greatest(window.admitted - window.highest_quota, 0)).label("overshoot"),
+    ).order_by(*[window[name].desc() for name in ORDER])

@@ -14,8 +14,9 @@ class AuditedWindow(BaseModel):
     """A window that ended."""
 
     policy_id: UUID
-    policy: str | None = Field(description="its name; null when it was deleted")
-    mode: str | None
+    policy: str | None = Field(description="its name, also after it was deleted; null for one that is not known")
+    mode: str | None = Field(description="fast where it was that at any time of the window")
+    shadow: bool = Field(description="nothing was refused, at some time of the window at least")
     epoch: int
     subject: str
     window_start: datetime
@@ -25,7 +26,7 @@ class AuditedWindow(BaseModel):
     used: int = Field(description="units that were handed out to be spent")
     admitted: int = Field(description="units of calls that were let through")
     stranded: int = Field(description="handed out and never spent: with processes that died, or answers that were lost")
-    overshoot: int = Field(description="admitted beyond the highest quota; 0, but for the mode fast")
+    overshoot: int = Field(description="admitted beyond the highest quota; 0 where it was in shadow")
 
 
 class LimitAuditQuery(PageParams):

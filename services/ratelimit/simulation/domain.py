@@ -1,9 +1,8 @@
 """Rules of the simulation: how its series is cut, and what is said of its figures."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from services.ratelimit.usage.domain import Span, floor
+from services.ratelimit.usage.domain import Span
 from shared.limits.policies import Policy
 
 MOST_BUCKETS = 200
@@ -23,17 +22,6 @@ _SPREAD = (
 def width_of(asked: Span) -> timedelta:
     """How long a bucket of the series is, so that there are at most ``MOST_BUCKETS``."""
     return next(each for each in _WIDTHS if asked.length / each < MOST_BUCKETS)
-
-
-def series(asked: Span, counts: Mapping[datetime, tuple[int, int]]) -> list[dict[str, object]]:
-    """Every bucket of the span with its calls and refused calls, those without any, too."""
-    width, made = width_of(asked), []
-    start = floor(asked.start, width)
-    while start < asked.end:
-        calls, refused = counts.get(start, (0, 0))
-        made.append({"start": start, "calls": calls, "refused": refused})
-        start += width
-    return made
 
 
 def notes(policy: Policy) -> list[str]:

@@ -93,7 +93,7 @@ UNION ALL
 (SELECT 'subject', * FROM by_subject ORDER BY refused DESC, cost DESC, subject LIMIT {most})
 UNION ALL
 (SELECT 'bucket', NULL, 0, sum(calls)::bigint, 0, sum(refused)::bigint, 0, start, NULL, 0, 0
-  FROM buckets GROUP BY start)"""
+  FROM buckets GROUP BY start HAVING sum(refused) > 0)"""
 _ONE_MINUTE = "SELECT subject, quota, starts, starts AS minute, calls, units FROM overfull"
 _MINUTES = """SELECT o.subject, o.quota, o.starts, minute, sum(r.calls)::bigint AS calls, sum(r.units)::bigint AS units
   FROM {rows} JOIN overfull o ON o.subject = r.subject AND o.starts = windows.starts GROUP BY 1, 2, 3, 4"""
@@ -107,7 +107,7 @@ _MEMORY = text("SET LOCAL work_mem = '16MB'")
 async def replay(
     session: Session, organization_id: UUID, policy: Policy, asked: Span, width: timedelta
 ) -> Sequence[Record]:
-    """One row of the kind ``total``, one for each ``subject`` (those most refused) and ``bucket``.
+    """One row of the kind ``total``, one for each ``subject`` (those most refused) and each ``bucket`` with refused calls.
 
     A total has the number of subjects as its ``quota`` and of those refused as ``windows_hit``; a bucket begins at
     ``first_refused_at``. Raises ``ValidationFailed`` (``span_too_large``) where that would take too long.

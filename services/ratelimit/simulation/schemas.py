@@ -71,7 +71,9 @@ class LimitSimulation(BaseModel):
     end: datetime
     totals: SimulatedTotals
     subjects: list[SimulatedSubject] = Field(description="at most 100, those with most refused calls first")
-    series: list[SimulatedBucket]
+    series: list[SimulatedBucket] = Field(
+        description="the pieces of the span in which calls would have been refused, in order; others are left out"
+    )
     bucket_seconds: int = Field(description="how long a piece of the series is")
     resolution: Literal["minute"] = Field(description="usage is kept by minute")
     estimate: bool = Field(description="true where the windows are shorter than that")

@@ -1,6 +1,6 @@
 """The use case of the simulation."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from services.ratelimit.policies import domain as policy_rules
@@ -27,9 +27,7 @@ async def simulate(session: Session, principal: Principal, body: LimitSimulation
     width = domain.width_of(asked)
     rows = await repository.replay(session, principal.organization_id, policy, asked, width)
     (total,) = [row for row in rows if row["kind"] == "total"]
-    counts: dict[datetime, tuple[int, int]] = {
-        row["first_refused_at"]: (row["calls"], row["refused"]) for row in rows if row["kind"] == "bucket"
-    }
+    buckets = sorted([row for row in rows if row["kind"] == "bucket"], key=lambda bucket: bucket["first_refused_at"])
     return {
         "start": asked.start,
         "end": asked.end,
@@ -39,7 +37,9 @@ async def simulate(session: Session, principal: Principal, body: LimitSimulation
             "refused_subjects": total["windows_hit"],
         },
         "subjects": [_subject(row) for row in rows if row["kind"] == "subject"],
-        "series": domain.series(asked, counts),
+        "series": [
+            {"start": each["first_refused_at"], "calls": each["calls"], "refused": each["refused"]} for each in buckets
+        ],
         "bucket_seconds": int(width.total_seconds()),
         "resolution": "minute",
         "estimate": domain.is_estimate(policy),

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Integer,
     Select,
     Text,
-    TextClause,
     bindparam,
     case,
     cast,
@@ -30,7 +29,7 @@ from sqlalchemy import Interval as IntervalType
 from services.ratelimit.models import usage_events, usage_minutes
 from services.ratelimit.usage.domain import Grouping, Interval, Span
 from shared.db import Record, Session
-from shared.limits.policies import Caller, Policy
+from shared.limits.policies import Policy
 
 AT_ONCE = 500
 """Minutes of actors that one transaction publishes."""
@@ -46,7 +45,6 @@ _VALUES: dict[str, Any] = {
     "class": _C["class"],
 }
 _NOW = select(func.clock_timestamp())
-_WINDOW = text("SELECT starts, ends FROM ratelimit.window_of(:period, :zone, :moment)")
 _DUE = text("SELECT organization_id FROM ratelimit.usage_due(:grace, :most)").bindparams(
     bindparam("grace", type_=IntervalType), bindparam("most", type_=Integer)
 )
@@ -205,51 +203,3 @@ def like(pattern: str) -> str:
     for special in "\\%_":
         pattern = pattern.replace(special, "\\" + special)
     return pattern.replace("*", "%")
-
-
-async def window_of(session: Session, policy: Policy, moment: datetime) -> Span:
-    """The window of a policy that a moment is in."""
-    row = await session.fetch_one(_WINDOW, period=policy.window, zone=policy.timezone, moment=moment)
-    assert row is not None, "a function answers"
-    return Span(row["starts"], row["ends"])
-
-
-async def used_in_window(
-    session: Session, organization_id: UUID, policy: Policy, caller: Caller, moment: datetime
-) -> int:
-    """Units of calls that a policy counts with the caller's, used in the window that ``moment`` is in.
-
-    Where a policy counts by route or class it is the most that one of them has used. Of what is shorter than a
-    minute, or no window at all, nothing is known: 0. The last second of usage may not be written yet.
-    """
-    if policy.seconds < 60:
-        return 0
-    if (policy.keys and caller.key_id not in policy.keys) or (policy.users and caller.user_id not in policy.users):
-        return 0
-    window = await window_of(session, policy, moment)
-    used: int = await session.fetch_value(
-        _used(policy.per, policy.weighted),
-        **counted(policy, organization_id, window),
-        key=caller.key_id,
-        user=caller.user_id,
-    )
-    return used
-
-
-@lru_cache(maxsize=256)
-def _used(per: tuple[str, ...], weighted: bool) -> TextClause:
-    units = "cost" if weighted else "calls - refused"
-    groups = ", ".join([part for part in ("route", "class") if part in per] or ["organization_id"])
-    mine = [
-        condition
-        for part, condition in (
-            ("key", "AND actor_type = 'api_key' AND actor_id = CAST(:key AS text)"),
-            ("user", "AND user_id = CAST(:user AS text)"),
-        )
-        if part in per
-    ]
-    return text(
-        f"""SELECT coalesce(max(used), 0)::bigint FROM (
-  SELECT sum({units}) AS used FROM ratelimit.usage_minutes WHERE {COUNTED} {" ".join(mine)} GROUP BY {groups}
-) AS groups"""  # noqa: S608 (words of our own)
-    )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from shared.ids import new_id
 from shared.settings import Settings
 
 CHECK = "SELECT * FROM ratelimit.check_rate_limit($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13) ORDER BY item"
-HOLD = "SELECT * FROM ratelimit.hold_slots($1,$2,$3,$4,$5,$6,$7,$8,$9) ORDER BY item"
+HOLD = "SELECT * FROM ratelimit.hold_slots($1,$2,$3,$4,$5,$6,$7,$8,$9,$10) ORDER BY item"
 
 
 class Asker:
@@ -169,10 +170,12 @@ async def test_many_at_once_in_any_order_never_wait_in_a_circle(settings: Settin
 async def test_slots_of_the_others_leave_the_rest(settings: Settings, organization_id: UUID) -> None:
     connection = await asyncpg.connect(service_dsn(settings, "gateway"))
 
-    async def hold(replica: UUID, need: int, want: int, seconds: float = 10.0) -> Any:
-        return await connection.fetchrow(
-            HOLD, replica, [organization_id], [NIL_POLICY], [1], ["organization"], [10], [need], [want], seconds
-        )
+    statements = count(1)
+
+    async def hold(replica: UUID, need: int, want: int, seconds: float = 10.0, statement: int | None = None) -> Any:
+        whose = [organization_id], [NIL_POLICY], [1], ["organization"]
+        number = statement or next(statements)
+        return await connection.fetchrow(HOLD, replica, *whose, [10], [need], [want], seconds, number)
 
     one, other = new_id(), new_id()
     assert (await hold(one, 6, 6))["held"] == 6
@@ -184,6 +187,8 @@ async def test_slots_of_the_others_leave_the_rest(settings: Settings, organizati
     await hold(other, 9, 9, 0.02)
     await asyncio.sleep(0.05)
     assert (await hold(one, 10, 10))["held"] == 10  # who does not renew loses them
+    await hold(one, 1, 1, statement=1)  # given up long ago, and carried out only now
+    assert (await hold(other, 1, 1))["held"] == 0
     await connection.close()
 
 

@@ -40,8 +40,10 @@ async def saved_with_force_only(client: httpx.AsyncClient, method: str, path: st
 async def test_a_policy_without_a_unit_for_the_editor(limits: httpx.AsyncClient, events: Events) -> None:
     detail = await saved_with_force_only(limits, "POST", POLICIES, TIGHT)
     assert "'tight' would refuse your own call" in detail
-    assert "0 requests a hour for 'organization'" in detail
+    assert "0 requests an hour for 'organization'" in detail
     assert "one call takes 1" in detail
+    assert '"shadow": true' in detail
+    assert "guardian limits delete" in detail
     assert len(await events()) == 1
 
 
@@ -121,18 +123,18 @@ async def test_what_the_window_has_used_counts(
     assert "20 were used in this month already" in detail
 
 
-async def test_one_that_counts_anew_is_judged_by_what_was_called(
+async def test_one_that_counts_anew_has_used_nothing(
     limits: httpx.AsyncClient, postgres: str, organization_id: UUID, caller: Principal
 ) -> None:
+    """What was called before it was there is not in its counter."""
     await record(postgres, organization_id, caller.actor_id, 30)
-    wide = {**TIGHT, "quota": 31, "window": "month"}
-    assert (await limits.post(POLICIES, json=wide)).status_code == 201
     for name, per in (("a", ["organization"]), ("b", ["user"])):
-        detail = await saved_with_force_only(limits, "POST", POLICIES, {**wide, "name": name, "quota": 30, "per": per})
-        assert "30 were used in this month already" in detail
-    await made(limits, **{**wide, "name": "c", "quota": 30, "per": ["route"]})
-    policy = await made(limits, **{**wide, "name": "d", "quota": 30, "window": "second"})
-    await saved_with_force_only(limits, "PATCH", f"{POLICIES}/{policy['id']}", {"window": "month"})
+        await made(limits, **{**TIGHT, "name": name, "quota": 1, "window": "month", "per": per})
+    policy = await made(limits, **{**TIGHT, "quota": 31})
+    await count(postgres, organization_id, policy, "organization", 31)
+    path = f"{POLICIES}/{policy['id']}"
+    problem(await limits.patch(path, json={"quota": 30}), 409, "would_refuse_you")
+    assert (await limits.patch(path, json={"quota": 30, "window": "day"})).status_code == 200
 
 
 async def record(dsn: str, organization_id: UUID, user_id: str, calls: int) -> None:
@@ -155,6 +157,7 @@ class TestOverrides:
         await made(keyed, path, pattern="key:other", quota=0)
         detail = await saved_with_force_only(keyed, "POST", path, {"pattern": f"key:{KEY}", "quota": 0})
         assert f"'key:{KEY}'" in detail
+        assert "shadow" not in detail
 
     async def test_that_the_editor_needs_are_kept(self, keyed: httpx.AsyncClient) -> None:
         policy = await made(keyed, **{**BODY, "shadow": True})
@@ -166,7 +169,8 @@ class TestOverrides:
         for body in ({"quota": 0}, {"pattern": "key:other"}):
             problem(await keyed.patch(one, json=body), 409, "would_refuse_you")
         assert (await keyed.patch(one, json={"note": "mine"})).status_code == 200
-        problem(await keyed.delete(one), 409, "would_refuse_you")
+        detail = problem(await keyed.delete(one), 409, "would_refuse_you")["detail"]
+        assert "?force=true" in detail
         assert (await keyed.get(one)).json()["quota"] == 50
         assert (await keyed.delete(one, params={"force": "true"})).status_code == 204
 

@@ -72,7 +72,7 @@ class TestLimits:
     ) -> None:
         policy = await made(limits, name="slots", quota=5, unit="concurrent-requests", per=["key"])
         statement = (
-            "INSERT INTO ratelimit.concurrency_slots VALUES ($1, $2, 1, $3, $4, $5, clock_timestamp() + $6::interval)"
+            "INSERT INTO ratelimit.concurrency_slots VALUES ($1, $2, 1, $3, $4, $5, clock_timestamp() + $6::interval, 1)"
         )
         connection = await asyncpg.connect(postgres)
         for subject, slots, ends in (("key:a", 2, "1 hour"), ("key:a", 1, "1 hour"), ("key:b", 3, "-1 second")):

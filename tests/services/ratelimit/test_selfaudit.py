@@ -81,6 +81,43 @@ class TestList:
         only = (await limits.get(PATH, params={"policy_id": str(own)})).json()["data"]
         assert only == rows[:1]
 
+    @pytest.mark.parametrize(
+        "was, then, shown",
+        [
+            ({"shadow": True}, None, ("exact", True, 0)),
+            ({"mode": "fast"}, None, ("fast", False, 3)),
+            ({"mode": "strict"}, None, ("strict", False, 3)),
+            ({"shadow": True}, {"shadow": False, "mode": "strict"}, ("exact", True, 0)),
+            ({"mode": "fast"}, {"mode": "exact", "shadow": True}, ("fast", False, 3)),
+        ],
+    )
+    async def test_tells_what_a_policy_was_then(
+        self, limits: httpx.AsyncClient, admin: Any, organization_id: UUID, was: Any, then: Any, shown: Any
+    ) -> None:
+        policy = await made(limits, **{"name": "imports", "quota": 100, "window": "minute", **was})
+        path = f"/v1/limits/policies/{policy['id']}"
+        await counted(admin, organization_id, UUID(policy["id"]), minutes_ago(1), admitted=13)
+        answer = await (limits.delete(path) if then is None else limits.patch(path, json=then))
+        assert answer.status_code in {200, 204}, answer.text
+        (row,) = (await limits.get(PATH)).json()["data"]
+        assert (row["policy"], row["mode"], row["shadow"], row["overshoot"]) == ("imports", *shown)
+
+    async def test_a_window_that_was_in_shadow_for_a_while_is_taken_for_one(
+        self, limits: httpx.AsyncClient, admin: Any, organization_id: UUID
+    ) -> None:
+        """The others, before and after, are not."""
+        policy = await made(limits, name="imports", quota=100, window="minute")
+        path = f"/v1/limits/policies/{policy['id']}"
+        for shadow in (True, False):
+            await limits.patch(path, json={"shadow": shadow})
+        changed = "UPDATE ratelimit.policy_changes SET occurred_at = $2 WHERE policy_id = $1 AND changes ? 'shadow'"
+        own, end = UUID(policy["id"]), minutes_ago(5)
+        await admin.execute(changed, own, end - timedelta(seconds=30))
+        for minutes in (-1, 0, 1):
+            await counted(admin, organization_id, own, end + timedelta(minutes=minutes), admitted=13)
+        rows = (await limits.get(PATH)).json()["data"]
+        assert [(row["shadow"], row["overshoot"]) for row in rows] == [(False, 3), (True, 0), (False, 3)]
+
     async def test_answers_pages(self, limits: httpx.AsyncClient, admin: Any, organization_id: UUID) -> None:
         policy = new_id()
         for number in range(7):
@@ -164,6 +201,23 @@ class TestJob:
         with capture_logs() as logs:
             assert await self.audited(alone) == {"other": (1, 3, 0)}
         assert [(each["event"], each["units"]) for each in logs] == [("limits_overshoot", 3)]
+
+    async def test_is_silent_about_shadow_and_fast_that_were_deleted(self, alone: Database, owner: Any) -> None:
+        now, organization = datetime.now(UTC), new_id()
+        await owner.execute("UPDATE ratelimit.audit_watermark SET audited_until = $1", now - timedelta(minutes=30))
+        for mode, shadow in (("exact", True), ("fast", False)):
+            policy = new_id()
+            await owner.execute(
+                "INSERT INTO ratelimit.policy_changes (organization_id, id, policy_id, policy_name, action, actor_type,"
+                " actor_id, changes, occurred_at) VALUES ($1, $2, $3, 'p', 'deleted', 'user', 'x', jsonb_build_object("
+                "'mode', jsonb_build_object('before', $4::text, 'after', NULL),"
+                " 'shadow', jsonb_build_object('before', $5::boolean, 'after', NULL)), $6)",
+                organization, new_id(), policy, mode, shadow, now,
+            )  # fmt: skip
+            await counted(owner, organization, policy, now - timedelta(minutes=5), admitted=13)
+        with capture_logs() as logs:
+            assert await self.audited(alone) == {"exact": (1, 0, 0), "fast": (1, 3, 0)}
+        assert logs == []
 
     @pytest.mark.parametrize("hours, runs", [(0, 0), (1, 1), (3, 3)])
     async def test_goes_an_hour_at_a_time(self, alone: Database, owner: Any, hours: int, runs: int) -> None:

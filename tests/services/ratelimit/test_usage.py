@@ -4,16 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
-from uuid import UUID
 
 import httpx
 import pytest
 
-from services.ratelimit.usage import repository
 from services.ratelimit.usage.domain import Span, pieces
-from shared.ids import new_id
-from shared.limits.policies import Caller, Policy
-from shared.testing.plugin import DatabaseFactory
 from tests.services.ratelimit.recording import Process, Row, minutes_ago
 from tests.services.ratelimit.support import problem
 
@@ -164,58 +159,6 @@ def test_pieces_are_the_span_without_gaps() -> None:
     assert all(piece.start.minute == 0 for piece in found[1:])
     assert len(found) < 10
     assert list(pieces(start, start, "day")) == []
-
-
-class TestUsedInWindow:
-    """What ``force`` is decided on: the calls a policy would count with the caller's."""
-
-    async def used(
-        self, database: DatabaseFactory, organization_id: UUID, caller: Caller, moment: datetime, **fields: Any
-    ) -> int:
-        policy = Policy(new_id(), organization_id, "p", 10, **{"window": "hour", **fields})
-        async with (await database("ratelimit")).transaction(organization_id) as session:
-            return await repository.used_in_window(session, organization_id, policy, caller, moment)
-
-    @pytest.mark.parametrize(
-        "fields, used",
-        [
-            ({}, 200),
-            ({"weighted": False}, 13),
-            ({"per": ("key",)}, 80),
-            ({"per": ("user",), "weighted": False}, 9),
-            ({"per": ("key", "route")}, 40),
-            ({"routes": ("POST *",)}, 40),
-            ({"routes": ("G%*",)}, 0),
-            ({"classes": ("read",)}, 160),
-            ({"keys": (KEY_A,)}, 80),
-            ({"keys": (KEY_B,)}, 0),
-            ({"users": (ADA,), "weighted": False}, 9),
-            ({"window": "second"}, 0),
-            ({"window": "day"}, 240),
-            ({"window": None, "unit": "concurrent-requests"}, 0),
-        ],
-    )
-    async def test_is_what_the_policy_counts(
-        self,
-        database: DatabaseFactory,
-        process: Process,
-        organization_id: UUID,
-        fields: dict[str, Any],
-        used: int,
-    ) -> None:
-        row = Row(NOON, KEY_A, calls=4, refused=1, cost=40, user_id=ADA)
-        await process.record(
-            row,
-            replace(row, route="POST /v1/contacts", route_class="write"),
-            replace(row, actor_id=ADA, actor_type="user"),
-            replace(row, actor_id=KEY_B, user_id=None, calls=3),
-            replace(row, actor_id=KEY_B, user_id=None, calls=3, minute=NOON + timedelta(minutes=59)),
-            replace(row, minute=NOON - timedelta(minutes=1)),
-            replace(row, minute=NOON - timedelta(days=1)),
-        )
-        caller = Caller(organization_id, KEY_A, ADA)
-        moment = NOON + timedelta(minutes=30)
-        assert await self.used(database, organization_id, caller, moment, **fields) == used
 
 
 def test_a_span_knows_its_length() -> None:

@@ -84,7 +84,7 @@ class Oracle:
 
     clock: float = 1_000_000.0
     rows: dict[Place, Row] = field(default_factory=dict)
-    slots: dict[Key, dict[UUID, tuple[int, float]]] = field(default_factory=dict)
+    slots: dict[Key, dict[UUID, tuple[int, float, int]]] = field(default_factory=dict)
     replicas: int = PROCESSES
 
     def carry_out(self, question: Question) -> None:
@@ -115,11 +115,11 @@ class Oracle:
         window = self.window(period)
         row = self.rows[key, window]
         free = max(quota - row.used, 0)
-        granted = min(free, max(need, min(want, free // (2 * self.replicas))))
+        granted = min(free, need + min(want - need, max(free - need, 0) // (2 * self.replicas)))
         row.granted += granted
         return Record(
             item=item, granted=granted, remaining=free - granted, window_start=window,
-            resets_in=window + SECONDS[period] - self.clock, lease_seconds=SECONDS[period] / 10,
+            resets_in=window + SECONDS[period] - self.clock, lease_seconds=SECONDS[period] / 4,
             outstanding=granted < need and row.used > row.admitted, replicas=self.replicas,
         )  # fmt: skip
 
@@ -128,15 +128,16 @@ class Oracle:
         return int(self.clock // SECONDS[period] * SECONDS[period])
 
     def _hold(self, replica: UUID, *columns: Any) -> list[Record]:
-        *columns, seconds = columns  # type: ignore[assignment]
+        *columns, seconds, statement = columns  # type: ignore[assignment]
         found = []
         for item, (o, p, e, s, quota, need, want) in enumerate(zip(*columns, strict=True), 1):
             holders = self.slots.setdefault((o, p, e, s), {})
-            others = sum(n for who, (n, until) in holders.items() if who != replica and until > self.clock)
+            others = sum(n for who, (n, until, _) in holders.items() if who != replica and until > self.clock)
             held = min(want, max(quota - others, 0))
             if want > need:
                 held = min(held, max(need, (quota - others) // (2 * self.replicas)))
-            holders[replica] = (held, self.clock + seconds)
+            if statement > holders.get(replica, (0, 0, -1))[2]:
+                holders[replica] = (held, self.clock + seconds, statement)
             left = max(quota - others - held, 0)
             found.append(Record(item=item, held=held, remaining=left, replicas=self.replicas))
         return found

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
+import pytest_asyncio
 
 from shared.db import Database
 from shared.ids import NIL, new_id
@@ -232,9 +233,53 @@ async def test_calls_at_the_same_time(new_limits: MakeLimits, caller: Caller, po
 async def test_policies_of_the_platform_itself(limits: Limits) -> None:
     policy = Policy(new_id(), NIL, "sign-in", 3, window="minute", mode="strict")
     wanted = [(policy, "address:192.0.2.1")]
-    assert admitted([await limits.take(wanted) for _ in range(5)]) == 3
-    limits.give_back(wanted)
+    decisions = [await limits.take(wanted) for _ in range(5)]
+    assert admitted(decisions) == 3
+    limits.give_back(decisions[0])
     assert admitted([await limits.take(wanted) for _ in range(5)]) == 1
+
+
+async def test_what_is_given_back_of_a_window_that_is_over_serves_nobody(gateway: Database, admin: Any) -> None:
+    now = [100.0]
+    limits = Limits(gateway, schema=SCHEMA, default_plan="none", patience=10, clock=lambda: now[0])
+    policy = Policy(new_id(), NIL, "sign-in", 3, window="hour")
+    wanted = [(policy, "address:192.0.2.1")]
+    before = await limits.take(wanted)
+    now[0] += before.verdicts[0].resets_in + 0.1
+    assert admitted([await limits.take(wanted) for _ in range(2)]) == 2
+    (cell,) = limits._cells.values()
+    held = cell.left, cell.spent
+    limits.give_back(before)
+    assert (cell.left, cell.spent) == held
+    await limits.stop()
+    assert await admin.fetchval("SELECT admitted FROM ratelimit.api_rate_limits WHERE policy_id = $1", policy.id) == 3
+
+
+async def test_units_that_another_process_holds_are_called_back(
+    new_limits: MakeLimits, caller: Caller, policy: MakePolicy
+) -> None:
+    await policy(quota=2_000, window="day")
+    holder, asker = await new_limits(), await new_limits()
+    assert admitted(await ask(holder, caller, 1)) == 1  # and it holds some more for the next calls
+    whole = Operation("POST", "/v1/contacts/bulk", 1_999, "bulk")
+    first = await asker.check(caller, whole)
+    assert (first.allowed, first.retry_after) == (False, 1)
+    await asyncio.sleep(1)
+    assert (await asker.check(caller, whole)).allowed
+    assert admitted(await ask(holder, caller, 3)) == 0
+
+
+async def test_what_can_never_pass_takes_nothing_and_asks_nobody(
+    limits: Limits, caller: Caller, policy: MakePolicy
+) -> None:
+    await policy(quota=5)
+    await limits.check(caller._replace(organization_id=new_id()), LIST)
+    before = limits.flights.counters.calls
+    decisions = await ask(limits, caller, 3, Operation("POST", "/v1/contacts/bulk", 6, "bulk"))
+    assert [(each.allowed, each.verdicts[0].remaining) for each in decisions] == [(False, 5)] * 3
+    assert decisions[0].retry_after > 60
+    assert limits.flights.counters.calls == before
+    assert admitted(await ask(limits, caller, 9)) == 5
 
 
 async def test_many_wait_for_one_question(limits: Limits, caller: Caller, policy: MakePolicy) -> None:
@@ -275,43 +320,43 @@ class Unplugged(Database):
 
 @pytest.mark.parametrize(("on_failure", "passes", "unavailable"), [("open", 20, False), ("closed", 0, True)])
 async def test_without_the_database_the_policy_says_what_happens(
-    gateway: Database, caller: Caller, policy: MakePolicy, on_failure: str, passes: int, unavailable: bool
+    unplugged: Limits, caller: Caller, policy: MakePolicy, on_failure: str, passes: int, unavailable: bool
 ) -> None:
-    limits = await unplugged(gateway)
     await policy(quota=10, on_failure=on_failure, routes=["GET /v1/contacts"])
     await policy(quota=1_000, routes=["GET /v1/nothing"])
-    await limits.check(caller, Operation("GET", "/v1/nothing"))
-    pull(limits)
+    await unplugged.check(caller, Operation("GET", "/v1/nothing"))
+    pull(unplugged)
     started = time.monotonic()
-    decisions = await ask(limits, caller, 20)
+    decisions = await ask(unplugged, caller, 20)
     assert time.monotonic() - started < 1
     assert admitted(decisions) == passes
     assert decisions[-1].unavailable is unavailable
     assert {each.source for decision in decisions for each in decision.verdicts} == {"fallback"}
-    plug_in(limits)
+    plug_in(unplugged)
     await asyncio.sleep(1.3)
-    recovered = await limits.check(caller, LIST)
+    recovered = await unplugged.check(caller, LIST)
     assert recovered.verdicts[0].source != "fallback"
-    await limits.stop()
 
 
 async def test_without_the_database_a_share_of_what_was_left(
-    gateway: Database, caller: Caller, policy: MakePolicy
+    unplugged: Limits, caller: Caller, policy: MakePolicy
 ) -> None:
-    limits = await unplugged(gateway)
     await policy(quota=40, on_failure="share")
-    assert admitted(await ask(limits, caller, 10)) == 10
-    pull(limits)
-    assert 0 < admitted(await ask(limits, caller, 100)) <= 30
-    await limits.stop()
+    assert admitted(await ask(unplugged, caller, 10)) == 10
+    pull(unplugged)
+    assert 0 < admitted(await ask(unplugged, caller, 100)) <= 30
 
 
-async def unplugged(gateway: Database) -> Limits:
+@pytest_asyncio.fixture
+async def unplugged(gateway: Database) -> AsyncIterator[Limits]:
+    """Limits on a database of their own, whose plug ``pull`` pulls."""
     database = Unplugged(gateway.settings, gateway.service)
     await database.open()
     limits = Limits(database, schema=SCHEMA, default_plan="none")
     await limits.start()
-    return limits
+    yield limits
+    await limits.stop()
+    await database.close()
 
 
 def database_of(limits: Limits) -> Unplugged:

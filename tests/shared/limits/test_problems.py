@@ -1,6 +1,7 @@
 """What a refused call is answered with."""
 
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,10 @@ def policy(name: str = "minute", quota: int = 6_000, **fields: Any) -> Policy:
 
 def refused(of: Policy, subject: str = "organization", resets: float = 33.2, source: Source = "lease") -> Verdict:
     return Verdict(of, subject, of.quota, 0, resets, allowed=False, source=source)
+
+
+def told(*verdicts: Verdict) -> Decision:
+    return Decision(False, verdicts, max([1, *(ceil(each.resets_in) for each in verdicts)]))
 
 
 def body_of(problem: Problem) -> Any:
@@ -83,19 +88,11 @@ def test_a_quota_that_is_used_up(frozen_clock: FixedClock) -> None:
             ),
         ),
         (
-            refused(policy("at-once", 3, unit="concurrent-requests", window=None), resets=float("inf")),
+            refused(policy("at-once", 3, unit="concurrent-requests", window=None), resets=0.5),
             LIST,
             (
                 "The limit 'at-once' of your organisation allows 3 calls at the same time for the organisation, "
                 "and no more can begin now."
-            ),
-        ),
-        (
-            refused(policy("small", 5)),
-            BULK,
-            (
-                "The limit 'small' of your organisation allows 5 units a minute for the organisation, "
-                "and this call alone costs 10."
             ),
         ),
         (
@@ -109,14 +106,58 @@ def test_a_quota_that_is_used_up(frozen_clock: FixedClock) -> None:
     ],
 )
 def test_what_people_are_told(verdict: Verdict, operation: Operation, said: str) -> None:
-    problem = refusal(Decision(False, (verdict,), 1), operation)
+    problem = refusal(told(verdict), operation)
     assert problem.detail is not None
     assert problem.detail.startswith(f"{said} Try again in ")
 
 
+def test_units_that_others_hold_come_back_soon() -> None:
+    problem = refusal(Decision(False, (refused(policy("own", 5, window="hour"), resets=3000),), 1), LIST)
+    assert problem.headers["Retry-After"] == "1"
+    assert problem.detail == (
+        "The limit 'own' of your organisation allows 5 units an hour for the organisation; what is left of it is with "
+        "other processes just now, and they are asked to give it back. Try again in 1 s; GET /v1/limits shows every "
+        "limit."
+    )
+
+
+@pytest.mark.parametrize(
+    ("quota", "rest", "said"),
+    [
+        (
+            5,
+            False,
+            (
+                "allows 5 units a minute for the organisation, and this call alone costs 10. Waiting does not help: "
+                "make the call smaller, or have the limit raised; GET /v1/limits shows every limit."
+            ),
+        ),
+        (
+            5,
+            True,
+            (
+                "allows 5 units a minute for the organisation, and the rest of this call alone costs 10. Waiting does not "
+                "help: make the call smaller, or have the limit raised; GET /v1/limits shows every limit."
+            ),
+        ),
+        (
+            0,
+            False,
+            (
+                "allows no units a minute for the organisation. Waiting does not help: have the limit raised; "
+                "GET /v1/limits shows every limit."
+            ),
+        ),
+    ],
+)
+def test_what_can_never_pass_is_not_to_be_tried_again(quota: int, rest: bool, said: str) -> None:
+    problem = refusal(told(refused(policy("small", quota))), BULK, rest=rest)
+    assert problem.detail == f"The limit 'small' of your organisation {said}"
+
+
 def test_the_longest_wait_is_explained_and_counts() -> None:
     month = refused(policy("month", 100, window="month"), resets=1_000_000.5)
-    problem = refusal(Decision(False, (refused(policy()), month), 1), LIST)
+    problem = refusal(told(refused(policy()), month), LIST)
     assert problem.headers["Retry-After"] == "1000001"
     assert problem.detail is not None
     assert problem.detail.startswith("The limit 'month'")
@@ -127,7 +168,7 @@ def test_the_longest_wait_is_explained_and_counts() -> None:
     ("seconds", "said"), [(1, "1 s"), (119, "119 s"), (121, "3 min"), (7_201, "3 h"), (172_801, "3 days")]
 )
 def test_a_wait_is_said_in_words(seconds: int, said: str) -> None:
-    problem = refusal(Decision(False, (refused(policy(window="month"), resets=seconds),), 0), LIST)
+    problem = refusal(told(refused(policy(window="month"), resets=seconds)), LIST)
     assert problem.detail is not None
     assert f"Try again in {said};" in problem.detail
 
@@ -137,7 +178,7 @@ def test_nobody_is_told_to_come_back_too_early() -> None:
         verdict = refused(policy(), resets=resets)
         (_, state) = limit_headers([verdict])
         shown = int(state[1].rpartition(b"t=")[2])
-        assert int(refusal(Decision(False, (verdict,), 0), LIST).headers["Retry-After"]) >= max(shown, 1)
+        assert int(refusal(told(verdict), LIST).headers["Retry-After"]) >= max(shown, 1)
 
 
 @pytest.mark.parametrize("verdicts", [(), (refused(policy("strict-one", on_failure="closed"), source="fallback"),)])

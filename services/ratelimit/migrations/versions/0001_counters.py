@@ -32,7 +32,7 @@ _TABLES = [
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05)""",
     """CREATE TABLE ratelimit.concurrency_slots (
   organization_id uuid NOT NULL, policy_id uuid NOT NULL, epoch integer NOT NULL, subject text COLLATE "C" NOT NULL,
-  replica uuid NOT NULL, slots bigint NOT NULL, expires_at timestamptz NOT NULL,
+  replica uuid NOT NULL, slots bigint NOT NULL, expires_at timestamptz NOT NULL, statement bigint NOT NULL,
   PRIMARY KEY (organization_id, policy_id, epoch, subject, replica),
   CHECK (slots >= 0)
 ) WITH (fillfactor = 60)""",
@@ -144,16 +144,16 @@ BEGIN
 END $$"""
 
 # What is debited after a grant: nothing beyond the quota, what is needed as far as it goes, and of what is wanted
-# besides a 2N-th part of what is left, so that the last units go out one by one.
+# besides a 2N-th part of what is then left, so that the last units go out one by one.
 _GRANT_UNITS = """CREATE FUNCTION ratelimit.grant_units(
   debited bigint, quota bigint, need bigint, want bigint, live integer) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$
   SELECT greatest(debited, 0) + CASE WHEN want > 0 THEN least(greatest(quota - greatest(debited, 0), 0),
-    greatest(need, least(want, greatest(quota - greatest(debited, 0), 0) / (2 * live)))) ELSE 0 END
+    need + least(want - need, greatest(quota - greatest(debited, 0) - need, 0) / (2 * live))) ELSE 0 END
 $$"""
 
 _LEASE_OF = """CREATE FUNCTION ratelimit.lease_of(starts timestamptz, ends timestamptz) RETURNS interval
-LANGUAGE sql IMMUTABLE AS $$ SELECT least((ends - starts) / 10, interval '10 seconds') $$"""
+LANGUAGE sql IMMUTABLE AS $$ SELECT least((ends - starts) / 4, interval '10 seconds') $$"""
 
 _LIVE_REPLICAS = """CREATE FUNCTION ratelimit.live_replicas(replica uuid, moment timestamptz) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, ratelimit, pg_temp AS $$
@@ -164,8 +164,9 @@ BEGIN
 END $$"""
 
 # Stating the whole number held makes a repeated or lost call harmless; what a dead process held ends with its time.
+# Statements are numbered by their process, because one that was given up may still be carried out after the next.
 _HOLD_SLOTS = """CREATE FUNCTION ratelimit.hold_slots(replica uuid, organizations uuid[], policies uuid[],
-  epochs integer[], subjects text[], quotas bigint[], needs bigint[], wants bigint[], seconds double precision)
+  epochs integer[], subjects text[], quotas bigint[], needs bigint[], wants bigint[], seconds double precision, statement bigint)
 RETURNS TABLE (item integer, held bigint, remaining bigint, replicas integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, ratelimit, pg_temp AS $$
 #variable_conflict use_column
@@ -174,6 +175,7 @@ DECLARE
   live integer;
   one record;
   others bigint;
+  recalls boolean;
 BEGIN
   live := ratelimit.live_replicas(replica, moment);
   FOR one IN
@@ -195,12 +197,17 @@ BEGIN
       held := least(held, greatest(one.need, (one.quota - others) / (2 * live)));
     END IF;
     INSERT INTO concurrency_slots AS c VALUES
-      (one.o, one.p, one.e, one.s, replica, held, moment + make_interval(secs => seconds))
+      (one.o, one.p, one.e, one.s, replica, held, moment + make_interval(secs => seconds), hold_slots.statement)
       ON CONFLICT (organization_id, policy_id, epoch, subject, replica)
-      DO UPDATE SET slots = excluded.slots, expires_at = excluded.expires_at;
-    UPDATE api_rate_limits r SET used = others + held WHERE r.organization_id = one.o AND r.policy_id = one.p
-      AND r.epoch = one.e AND r.subject = one.s AND r.window_start = '-infinity';
-    IF held < one.need AND others > 0 THEN
+      DO UPDATE SET slots = excluded.slots, expires_at = excluded.expires_at, statement = excluded.statement
+      WHERE c.statement < excluded.statement;
+    UPDATE api_rate_limits r SET used = others + held, recalled_at = CASE
+        WHEN held < one.need AND others > 0 AND r.recalled_at < moment - interval '100 milliseconds' THEN moment
+        ELSE r.recalled_at END
+      WHERE r.organization_id = one.o AND r.policy_id = one.p AND r.epoch = one.e AND r.subject = one.s
+        AND r.window_start = '-infinity'
+      RETURNING r.recalled_at = moment INTO recalls;
+    IF recalls THEN
       PERFORM pg_notify('guardian_limits', 'recall:' || one.o || '/' || one.p || '/' || one.e || '/' || one.s);
     END IF;
     item := one.nth; remaining := greatest(one.quota - others - held, 0); replicas := live;
@@ -227,7 +234,7 @@ _CHECK = (
     "check_rate_limit(uuid, uuid[], uuid[], integer[], text[], text[], text[], bigint[], bigint[], bigint[], "
     "bigint[], bigint[], bigint[])"
 )
-_HOLD = "hold_slots(uuid, uuid[], uuid[], integer[], text[], bigint[], bigint[], bigint[], double precision)"
+_HOLD = "hold_slots(uuid, uuid[], uuid[], integer[], text[], bigint[], bigint[], bigint[], double precision, bigint)"
 
 
 def upgrade() -> None:

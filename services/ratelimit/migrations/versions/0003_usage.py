@@ -141,7 +141,32 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, ratelimit, pg
   GROUP BY e.organization_id ORDER BY min(e.minute), e.organization_id LIMIT most
 $$"""
 
-# Each window that ended is counted once, an hour's worth at a time: the watermark moves with the answer.
+# What a policy was while a window ran. What was changed since, a deletion above all, its history tells; the 5 seconds
+# are for processes that hear of a change later, and for the clock it is dated by. In shadow, or fast, at any moment
+# counts as such for the whole window.
+_POLICY_IN_WINDOW = """CREATE FUNCTION ratelimit.policy_in_window(organization uuid, policy uuid, starts timestamptz,
+  ends timestamptz) RETURNS TABLE (name text, mode text, shadow boolean)
+LANGUAGE sql STABLE AS $$
+  SELECT coalesce(p.name, l.name, h.name),
+    CASE WHEN h.turned_fast THEN 'fast' ELSE coalesce(h.first_mode, p.mode, l.mode) END,
+    coalesce(h.first_shadow = 'true', p.shadow, l.shadow, false) OR coalesce(h.turned_shadow, false)
+  FROM (
+    SELECT (array_agg(c.policy_name ORDER BY c.occurred_at DESC, c.id DESC))[1] AS name,
+      (array_agg(coalesce(c.changes #>> '{mode,before}', c.changes #>> '{mode,after}') ORDER BY c.occurred_at, c.id)
+        FILTER (WHERE c.changes -> 'mode' IS NOT NULL))[1] AS first_mode,
+      (array_agg(coalesce(c.changes #>> '{shadow,before}', c.changes #>> '{shadow,after}') ORDER BY c.occurred_at, c.id)
+        FILTER (WHERE c.changes -> 'shadow' IS NOT NULL))[1] AS first_shadow,
+      bool_or(c.changes #>> '{mode,after}' = 'fast') FILTER (WHERE c.occurred_at < ends) AS turned_fast,
+      bool_or(c.changes #>> '{shadow,after}' = 'true') FILTER (WHERE c.occurred_at < ends) AS turned_shadow
+    FROM ratelimit.policy_changes c
+    WHERE c.organization_id = organization AND c.policy_id = policy AND c.occurred_at > starts - interval '5 seconds'
+  ) h
+  LEFT JOIN ratelimit.policies p ON p.organization_id = organization AND p.id = policy
+  LEFT JOIN ratelimit.plan_policies l ON l.id = policy
+$$"""
+
+# Each window that ended is counted once, an hour's worth at a time: the watermark moves with the answer. The history
+# is read only where it matters.
 _AUDIT_COUNTERS = """CREATE FUNCTION ratelimit.audit_counters(grace interval)
 RETURNS TABLE (mode text, windows bigint, overshoot bigint, stranded bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, ratelimit, pg_temp AS $$
@@ -155,22 +180,33 @@ BEGIN
   IF until <= since THEN RETURN; END IF;
   UPDATE audit_watermark SET audited_until = until;
   RETURN QUERY
-    SELECT coalesce(p.mode, l.mode, 'other'), count(*),
-      sum(greatest(r.admitted - r.highest_quota, 0))::bigint, sum(greatest(r.used - r.admitted, 0))::bigint
+    SELECT coalesce(w.mode, p.mode, l.mode, 'other'), count(*),
+      sum(CASE WHEN w.shadow THEN 0 ELSE greatest(r.admitted - r.highest_quota, 0) END)::bigint,
+      sum(greatest(r.used - r.admitted, 0))::bigint
     FROM api_rate_limits r
     LEFT JOIN policies p ON p.organization_id = r.organization_id AND p.id = r.policy_id
     LEFT JOIN plan_policies l ON l.id = r.policy_id
+    LEFT JOIN LATERAL (
+      SELECT * FROM policy_in_window(r.organization_id, r.policy_id, r.window_start, r.window_end)
+      WHERE r.admitted > r.highest_quota OR (p.id IS NULL AND l.id IS NULL)
+    ) w ON true
     WHERE r.window_end > since AND r.window_end <= until
     GROUP BY 1;
 END $$"""
 
 _RECORD = "record_usage(uuid, bigint, uuid[], timestamptz[], text[], text[], text[], text[], text[], bigint[], bigint[], bigint[], bigint[], bigint[])"
-_OWN = ("roll_usage()", "usage_due(interval, integer)", "audit_counters(interval)")
+_OWN = (
+    "roll_usage()",
+    "usage_due(interval, integer)",
+    "policy_in_window(uuid, uuid, timestamptz, timestamptz)",
+    "audit_counters(interval)",
+)
 
 
 def upgrade() -> None:
     """Make the tables of usage and its first days."""
-    statements = [*_TABLES, _MAKE_USAGE_DAY, _ROLL_USAGE, _RECORD_USAGE, _USAGE_DUE, _AUDIT_COUNTERS]
+    statements = [*_TABLES, _MAKE_USAGE_DAY, _ROLL_USAGE, _RECORD_USAGE, _USAGE_DUE]
+    statements += [_POLICY_IN_WINDOW, _AUDIT_COUNTERS]
     statements += ddl.protect("ratelimit.usage_minutes", privileges=("SELECT",))
     statements += ddl.protect("ratelimit.usage_events", privileges=("SELECT", "UPDATE"))
     for function in (_RECORD, "make_usage_day(date)", *_OWN):

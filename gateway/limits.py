@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateway.metrics import GatewayMetrics
     from gateway.routing import Route
     from gateway.stages import Call
-    from shared.auth import ActorType
+    from shared.auth import ActorType, Principal
     from shared.db import Database
     from shared.limits.decision import Decision
     from shared.settings import Settings
@@ -54,6 +54,8 @@ class Recorder(Protocol):
     def record(
         self, caller: Caller, actor_type: ActorType, operation: Operation, *, allowed: bool, cost: int, shadow: bool
     ) -> None: ...
+
+    def refuse_after_all(self, caller: Caller, actor_type: ActorType, operation: Operation) -> None: ...
 
 
 class LimitGate:
@@ -93,14 +95,17 @@ class LimitGate:
         )
         headers = limit_headers(verdicts)
         if decision.allowed:
-            return Taken(headers, partial(self._ended, decision))
+            return Taken(headers, partial(self._ended, principal, operation, decision))
         self._count_refusal(decision)
         return Taken(headers, None, refusal(decision, operation))
 
-    def _ended(self, decision: Decision, status: int) -> None:
+    def _ended(self, principal: Principal, operation: Operation, decision: Decision, status: int) -> None:
         decision.release()
-        if status == QuotaExceeded.status:
-            self._limits.give_back(decision)  # the service had no units for the rest of the work, and did none of it
+        caller = caller_of(principal)
+        if status == QuotaExceeded.status and caller is not None:
+            # The service had no units for the rest of the work, and did none of it.
+            self._limits.give_back(decision)
+            self._usage.refuse_after_all(caller, principal.actor_type, operation)
 
     def _count_refusal(self, decision: Decision) -> None:
         if decision.unavailable:

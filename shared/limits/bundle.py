@@ -15,6 +15,7 @@ from shared.limits.slots import Slots
 Item = tuple[Cell, int]
 """A cell and what the call costs there."""
 _verdict = tuple.__new__
+_SAME_SECONDS = 0.05
 _AGAIN_SECONDS = 1
 """When to come back if it could not be decided."""
 
@@ -62,7 +63,17 @@ class _Spent(Decision):
 class Bundle:
     """The cells of one caller and operation, with what a call costs in each."""
 
-    __slots__ = ("caller", "definitions", "enforced", "hopeless", "plain", "shadows", "slots")
+    __slots__ = (
+        "_denied",
+        "_denied_until",
+        "caller",
+        "definitions",
+        "enforced",
+        "hopeless",
+        "plain",
+        "shadows",
+        "slots",
+    )
 
     def __init__(
         self, items: Sequence[Item], definitions: Definitions = NO_DEFINITIONS, caller: Caller | None = None
@@ -74,6 +85,8 @@ class Bundle:
         self.slots = tuple(cell for cell, _ in self.enforced if isinstance(cell, Slots))
         self.plain = not self.slots and not self.shadows
         self.hopeless = any(cost > cell.quota for cell, cost in self.enforced)
+        self._denied: Decision | None = None
+        self._denied_until = -math.inf
 
     @property
     def dropped(self) -> bool:
@@ -117,6 +130,14 @@ class Bundle:
                 running += [cell] if isinstance(cell, Slots) else []
         on_release = partial(_release, running) if running else None
         return Decision(True, tuple(verdicts), 0, False, taken, now, on_release)
+
+    def deny(self, now: float) -> Decision:
+        """Refuse because of what was said before. Within a moment everybody who asks is told the same."""
+        if self._denied is None or now >= self._denied_until:
+            self._denied = self.refuse(now, "cached-denial")
+            ends = (cell.refused_until for cell, _ in self.enforced if now < cell.refused_until)
+            self._denied_until = min([now + _SAME_SECONDS, *ends])
+        return self._denied
 
     def refuse(self, now: float, source: Source) -> Decision:
         """Take from none."""

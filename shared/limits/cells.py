@@ -113,7 +113,7 @@ class Cell:
         """Begin the next window if this one has ended; what is to be said about the last one."""
         if now < self.resets_at or self.resets_at == NEVER:
             return None
-        last, self.began = self._settle(0), self.resets_at
+        last, self.began = self._settle(max(self.left, 0)), self.resets_at
         ended = max(self.policy.seconds, 1)
         # Windows of up to an hour follow each other like ticks; the start of later ones is for the database to say.
         passed = int((now - self.resets_at) // ended) + 1

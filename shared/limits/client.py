@@ -128,7 +128,7 @@ class Limits:
             for cell, price in bundle.enforced:
                 if cell.left < price or now >= cell.expires:
                     if now < cell.refused_until:
-                        return bundle.refuse(now, "cached-denial")
+                        return bundle.deny(now)
                     break
             else:
                 if not bundle.plain:
@@ -206,7 +206,7 @@ class Limits:
             self.flights.settle(cell.roll(now))
         since = -math.inf if self.hearing.fresh(now) else now - HEARING_SECONDS
         if bundle.refusing(now):
-            return bundle.refuse(now, "cached-denial")
+            return bundle.deny(now)
         lacking = bundle.lacking(now, since)
         if not lacking:
             decision = bundle.admit(now, "lease")

@@ -211,6 +211,19 @@ class UsageRecorder:
         if shadow:
             count.shadow_refused += calls
 
+    def refuse_after_all(self, caller: Caller, actor_type: ActorType, operation: Operation) -> None:
+        """A call that was counted as allowed a moment ago was refused by its service, and costs nothing.
+
+        Where it is written already it stays as it is: what it cost may belong to a minute that is over.
+        """
+        count = self._counts.get(
+            (actor_type, caller.key_id or caller.user_id, caller.organization_id.int, id(operation))
+        )
+        if count is not None and count.cost >= operation.cost and count.calls > count.refused:
+            count.cost -= operation.cost
+            count.refused += 1
+            count.refused_cost += operation.cost
+
     def _first(self, key: tuple[str, str | None, int, int], count: _Count) -> _Count:
         if len(self._counts) >= MOST_COUNTED:
             self._turn()

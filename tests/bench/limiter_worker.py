@@ -123,7 +123,7 @@ class Ours(Contender):
     @staticmethod
     def used_up(answer: Decision) -> bool:
         """Whether the database said so, now or before."""
-        return any(not verdict.allowed and verdict.source != "fallback" for verdict in answer.verdicts)
+        return not answer.unavailable
 
     @staticmethod
     def asked(answer: Decision) -> bool:

@@ -165,6 +165,9 @@ class Usage:
     def record(self, caller: Caller, actor_type: str, operation: Operation, **numbers: Any) -> None:
         self.recorded.append((caller, actor_type, operation, numbers))
 
+    def refuse_after_all(self, caller: Caller, actor_type: str, operation: Operation) -> None:
+        self.recorded.append((caller, actor_type, operation, {"refused": True}))
+
 
 class TestTheGate:
     @pytest.fixture
@@ -222,12 +225,13 @@ class TestTheGate:
         assert usage.recorded[0][3] == {"allowed": True, "cost": 3, "shadow": True}
 
     async def test_what_a_service_refuses_to_pay_for_costs_nothing(
-        self, gate: LimitGate, limits: Limits, principal: Any
+        self, gate: LimitGate, limits: Limits, usage: Usage, principal: Any
     ) -> None:
         _, end, _ = await gate.take(self.call(principal()))
         assert end is not None
         end(429)
         assert limits.given_back == [limits.decision]
+        assert [each[3].get("refused") for each in usage.recorded] == [None, True]
 
     async def test_a_refused_call(
         self, gate: LimitGate, limits: Limits, usage: Usage, refused: list[str], principal: Any

@@ -71,9 +71,7 @@ class TestLimits:
         self, limits: httpx.AsyncClient, postgres: str, organization_id: UUID
     ) -> None:
         policy = await made(limits, name="slots", quota=5, unit="concurrent-requests", per=["key"])
-        statement = (
-            "INSERT INTO ratelimit.concurrency_slots VALUES ($1, $2, 1, $3, $4, $5, clock_timestamp() + $6::interval, 1)"
-        )
+        statement = "INSERT INTO ratelimit.concurrency_slots VALUES ($1, $2, 1, $3, $4, $5, clock_timestamp() + $6::interval, 1)"
         connection = await asyncpg.connect(postgres)
         for subject, slots, ends in (("key:a", 2, "1 hour"), ("key:a", 1, "1 hour"), ("key:b", 3, "-1 second")):
             await connection.execute(

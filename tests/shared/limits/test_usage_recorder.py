@@ -98,6 +98,19 @@ class TestWriting:
         ]
         assert abs((await rows())[0]["minute"] - datetime.now(UTC)) < timedelta(minutes=2)
 
+    async def test_a_call_that_was_refused_after_all(self, recorder: UsageRecorder, caller: Caller, rows: Any) -> None:
+        costly = LIST._replace(cost=5)
+        count(recorder, caller, costly, times=2, cost=5)
+        recorder.refuse_after_all(caller, "api_key", costly)
+        recorder.refuse_after_all(caller, "api_key", ADD)  # of which nothing is known any more
+        await recorder.flush()
+        recorder.refuse_after_all(caller, "api_key", costly)
+        await recorder.flush()
+        (row,) = await rows()
+        assert {name: row[name] for name in ("calls", "refused", "cost", "refused_cost")} == {
+            "calls": 2, "refused": 1, "cost": 5, "refused_cost": 5,
+        }  # fmt: skip
+
     async def test_adds_to_what_is_written(self, recorder: UsageRecorder, caller: Caller, rows: Any) -> None:
         for _ in range(3):
             count(recorder, caller)

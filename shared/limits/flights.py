@@ -27,7 +27,7 @@ BATCH, RENEWALS = 250, 40
 renewed makes no call long that somebody might wait for."""
 UNKNOWN_REPLICAS = 8
 """How many share a limit, as long as the database has not said so: a guess that rather admits too little."""
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.5
 _SETTLED_AT_ONCE = 2_000
 _STOP_SECONDS = 5.0
 _random = random.Random()  # noqa: S311 (spreads retries)

@@ -94,7 +94,7 @@ class _Parts:
     """What has a life of its own inside a gateway."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.credentials = Credentials(database)
+        self.credentials = Credentials(database, settings.credential_grace_seconds)
         credentials = self.credentials
         self.listener = Listener(
             database, CHANNEL, credentials.heard, credentials.listening, credentials.hearing.heard_until

@@ -3,6 +3,10 @@
 A lookup happens once however many requests wait for it. An entry is forgotten the moment the database
 notifies a change. A yes is therefore older than ``LIFE_DEAF`` only while the listener is known to have heard
 everything up to ``HEARING_SECONDS`` ago: a revoked credential ends after the longer of the two.
+
+While the database does not answer, a revocation could not be heard of: callers are refused (503). With a grace
+(``GUARDIAN_CREDENTIAL_GRACE_SECONDS``) what was right when it was last heard goes on for so long instead; a gateway that
+is cut off from a database which others reach may then be wrong for so long.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ LIFE_UNKNOWN = 5.0
 _CAPACITY = 20_000
 _LOOKUPS_AT_ONCE = 64
 _LOOKUP_SECONDS = 2.0
+_PATIENCE = 0.25
+"""How long somebody who could go on with what is remembered waits for the database, the first time it does not answer."""
+_AGAIN_SECONDS = 0.5
 
 KEY_SQL = (
     "SELECT public_id, secret_sha256, organization_id, actor_id, actor_type, scopes, expires_at, disabled, "
@@ -64,15 +71,18 @@ Fetch = Callable[[bytes], Awaitable[Credential | None]]
 
 
 class Cache:
-    """Bounded memory of one kind of credential, by public id or token hash."""
+    """Bounded memory of one kind of credential, by public id or token hash. ``grace`` is in seconds."""
 
-    def __init__(self, fetch: Fetch, hearing: Hearing) -> None:
+    def __init__(self, fetch: Fetch, hearing: Hearing, grace: float = 0.0) -> None:
         self._fetch = fetch
+        self._grace = grace
         self._hearing = hearing
         self._clock = hearing.clock
         self._known: dict[bytes, Credential] = {}
         self._unknown: dict[bytes, float] = {}
         self._pending: dict[bytes, asyncio.Task[Credential | None]] = {}
+        self._away = False
+        self._again_at = 0.0
         self.lookups = 0
 
     def peek(self, key: bytes) -> Credential | None:
@@ -88,7 +98,7 @@ class Cache:
 
     async def resolve(self, key: bytes) -> Credential | None:
         """The credential, None when there is none; raises ``ServiceUnavailable``."""
-        if key in self._known:
+        if key in self._known and not self._away:
             await self._hearing.catch_up()
         entry = self.peek(key)
         if entry is not None:
@@ -96,17 +106,39 @@ class Cache:
         refused_at = self._unknown.get(key)
         if refused_at is not None and self._believed(refused_at, LIFE_UNKNOWN):
             return None
-        task = self._pending.get(key)
-        if task is None:
-            if len(self._pending) >= _LOOKUPS_AT_ONCE:
-                raise ServiceUnavailable("Too many new credentials at once; try again shortly.", retry_after=1)
-            task = self._pending[key] = asyncio.create_task(self._look_up(key))
-            task.add_done_callback(_retrieve)
+        if self._away and self._by_grace(key) is not None:
+            if not self._pending and self._clock() >= self._again_at:
+                self._begin(key)
+            return self._by_grace(key)
+        return await self._wait_for(self._pending.get(key) or self._begin(key), key)
+
+    def _by_grace(self, key: bytes) -> Credential | None:
+        """What was remembered when the database was last heard, if that is not too long ago."""
+        entry = self._known.get(key)
+        if entry is None or self._clock() - max(entry.fetched_at, self._hearing.last) >= self._grace:
+            return None
+        return entry
+
+    def _begin(self, key: bytes) -> asyncio.Task[Credential | None]:
+        if len(self._pending) >= _LOOKUPS_AT_ONCE:
+            raise ServiceUnavailable("Too many new credentials at once; try again shortly.", retry_after=1)
+        task = self._pending[key] = asyncio.create_task(self._look_up(key))
+        task.add_done_callback(_retrieve)
+        return task
+
+    async def _wait_for(self, task: asyncio.Task[Credential | None], key: bytes) -> Credential | None:
         # Not cancelled: the one who asked first may leave while others wait for the same answer.
-        await asyncio.wait({task}, timeout=_LOOKUP_SECONDS)
-        if not task.done():
-            raise _unchecked()
-        return task.result()
+        await asyncio.wait({task}, timeout=_PATIENCE if self._by_grace(key) is not None else _LOOKUP_SECONDS)
+        try:
+            if not task.done():
+                raise _unchecked()
+            return task.result()
+        except ServiceUnavailable:
+            entry = self._by_grace(key)
+            if entry is None:
+                raise
+            self._away = True
+            return entry
 
     async def _look_up(self, key: bytes) -> Credential | None:
         this = asyncio.current_task()
@@ -114,6 +146,7 @@ class Cache:
         asked_at = self._clock()
         try:
             found = await self._fetch(key)
+            self._away = False
             current = self._pending.get(key) is this  # not overtaken by an invalidation
             if current:
                 self._remember(key, found, asked_at)
@@ -122,6 +155,7 @@ class Cache:
                 raise _unchecked()
             return found
         finally:
+            self._again_at = self._clock() + _AGAIN_SECONDS
             if self._pending.get(key) is this:
                 del self._pending[key]
 
@@ -159,11 +193,11 @@ class Cache:
 class Credentials:
     """The keys and sessions of every organisation, as far as they were asked for."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, grace: float = 0.0) -> None:
         self._database = database
         self.hearing = Hearing()
-        self.keys = Cache(self._fetch_key, self.hearing)
-        self.sessions = Cache(self._fetch_session, self.hearing)
+        self.keys = Cache(self._fetch_key, self.hearing, grace)
+        self.sessions = Cache(self._fetch_session, self.hearing, grace)
 
     def heard(self, payload: str) -> None:
         """Act on a notification: ``key:…``, ``session:…``, ``user:…``, ``organization:…``, or everything."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gateway.operations import Operations
 from gateway.stages import Taken
 from shared.db.database import AWAY
-from shared.errors import QuotaExceeded, ServiceUnavailable
-from shared.ids import NIL
+from shared.errors import QuotaExceeded, ReducedCapacity, ServiceUnavailable, TooManyRequests
+from shared.ids import NIL, derived_id
 from shared.limits.client import Limits
 from shared.limits.headers import limit_headers
 from shared.limits.metering import caller_of
-from shared.limits.policies import Caller, Operation
+from shared.limits.policies import Caller, Operation, Policy
 from shared.limits.problems import refusal
 from shared.limits.usage import UsageRecorder
 
@@ -37,6 +37,9 @@ SCHEMA = "ratelimit"
 OWN = "own"
 UNAVAILABLE = "unavailable"
 PLAN_SQL = "SELECT count(*) FROM ratelimit.resolve_limits($1, $2)"
+WITHOUT_ORGANIZATION = Policy(
+    derived_id("platform-limit", "without-organization"), NIL, "without-organization", 120, per=("user",)
+)
 _NOTHING = Taken()
 
 
@@ -44,6 +47,8 @@ class Limiter(Protocol):
     """What decides: ``shared.limits.client.Limits``."""
 
     async def check(self, caller: Caller, operation: Operation, cost: int | None = None) -> Decision: ...
+
+    async def take(self, wanted: Sequence[tuple[Policy, str]]) -> Decision: ...
 
     def give_back(self, decision: Decision) -> None: ...
 
@@ -78,7 +83,7 @@ class LimitGate:
         principal = call.principal
         caller = caller_of(principal)
         if caller is None:
-            return _NOTHING
+            return _NOTHING if principal.actor_type == "anonymous" else await self._of_nobody(principal)
         operation = self._operations.find(call.method, call.path, call.route.prefix)
         decision = await self._limits.check(caller, operation)
         verdicts, watched = decision.verdicts, False
@@ -98,6 +103,19 @@ class LimitGate:
             return Taken(headers, partial(self._ended, principal, operation, decision))
         self._count_refusal(decision)
         return Taken(headers, None, refusal(decision, operation))
+
+    async def _of_nobody(self, principal: Principal) -> Taken:
+        """Somebody who is signed in and belongs to no organisation, so that no plan says what they may."""
+        decision = await self._limits.take([(WITHOUT_ORGANIZATION, f"user:{principal.actor_id}")])
+        headers = limit_headers(decision.verdicts)
+        if decision.allowed:
+            return Taken(headers)
+        self._count_refusal(decision)
+        if decision.unavailable:
+            return Taken(headers, None, ReducedCapacity("How often you called cannot be checked at the moment."))
+        wait = decision.retry_after
+        text = f"You belong to no organisation, and may make {WITHOUT_ORGANIZATION.quota} calls a minute; try again in {wait} s."
+        return Taken(headers, None, TooManyRequests(text, retry_after=wait))
 
     def _ended(self, principal: Principal, operation: Operation, decision: Decision, status: int) -> None:
         decision.release()

@@ -102,6 +102,13 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector; no spans are exported when unset")
     max_body_bytes: int = Field(1_048_576, ge=1024, description="largest request body")
     request_timeout_seconds: float = Field(10.0, gt=0, description="deadline of a request at the gateway")
+    credential_grace_seconds: float = Field(
+        0.0,
+        ge=0,
+        le=300,
+        description="how long callers that are known go on while the database is away; a gateway that is cut off may then "
+        "accept a revoked key for as long. 0: nobody goes on",
+    )
     header_timeout_seconds: float = Field(10.0, gt=0, description="a request's headers must arrive within this")
     body_timeout_seconds: float = Field(
         20.0, gt=0, description="a request's body must arrive within this, plus a second per 4 KiB"

@@ -10,6 +10,7 @@ from services.ratelimit.policies.api import router as policies
 from services.ratelimit.selfaudit import jobs as selfaudit
 from services.ratelimit.selfaudit.api import router as audit
 from services.ratelimit.simulation.api import router as simulation
+from services.ratelimit.simulation.running import Simulations
 from services.ratelimit.usage import jobs as usage_jobs
 from services.ratelimit.usage.api import router as usage
 from services.ratelimit.web import writing_operations
@@ -33,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         limits_schema="ratelimit",
     )
     app.state.editing = writing_operations(policies, overrides)
+    app.state.simulations = Simulations()
     return app
 
 

@@ -123,6 +123,7 @@ counters = Table(
     Column("highest_quota", BigInteger, nullable=False),
     _moment("leased_until"),
     _moment("recalled_at"),
+    Column("refused", Boolean, nullable=False),
     PrimaryKeyConstraint("organization_id", "policy_id", "epoch", "subject", "window_start"),
     info={"tenancy": Tenancy.TENANT},
 )

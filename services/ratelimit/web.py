@@ -1,4 +1,4 @@
-"""What the operations of limits ask of the application: the default plan, and who is editing."""
+"""What the operations of limits ask of the application: the default plan, who is editing, and a simulation's place."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 
 from services.ratelimit.policies.domain import Editor
+from services.ratelimit.simulation.running import Simulations
 from shared.http.rates import rate_of
 from shared.limits.policies import Operation
 
@@ -31,8 +32,16 @@ async def _editor(request: Request) -> Editor:
     return Editor(request.scope["principal"], state.editing, state.settings.default_plan)
 
 
+async def _simulations(request: Request) -> Simulations:
+    simulations: Simulations = request.app.state.simulations
+    return simulations
+
+
 DefaultPlan = Annotated[str, Depends(_default_plan)]
 """The plan of an organisation that was given none."""
 
 CurrentEditor = Annotated[Editor, Depends(_editor)]
 """Whoever changes limits with this request."""
+
+RunningSimulations = Annotated[Simulations, Depends(_simulations)]
+"""The simulations of this process."""

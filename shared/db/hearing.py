@@ -20,13 +20,13 @@ _PATIENCE = 0.1
 
 
 class Hearing:
-    """Kept by the listener, asked by the caches."""
+    """Kept by the listener, asked by the caches. ``last`` is the moment of the last heartbeat, lost or not."""
 
-    __slots__ = ("_next", "at", "clock")
+    __slots__ = ("_next", "at", "clock", "last")
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
-        self.at = -math.inf
+        self.at = self.last = -math.inf
         self._next: asyncio.Future[None] | None = None
 
     def fresh(self, now: float) -> bool:
@@ -35,7 +35,7 @@ class Hearing:
 
     def heard_until(self, moment: float) -> None:
         """A heartbeat sent at ``moment`` was answered."""
-        self.at = moment
+        self.at = self.last = moment
         if self.fresh(self.clock()):
             self._wake()
 

@@ -25,7 +25,8 @@ async def charge(request: Request, cost: int) -> None:
     meter: Meter | None = request.app.state.meter
     if meter is not None:
         route: APIRoute = request.scope["route"]
-        await meter.charge(request.scope["principal"], operation_of(route, request.method), cost)
+        charged = request.scope.setdefault("guardian.charged", [])
+        await meter.charge(request.scope["principal"], operation_of(route, request.method), cost, charged)
 
 
 def lists_pages(dependant: Dependant) -> bool:
@@ -52,5 +53,4 @@ async def _meter(request: Request) -> Callable[[int], Awaitable[None]]:
 
 
 MeterDep = Annotated[Callable[[int], Awaitable[Any]], Depends(_meter)]
-"""``await meter(cost)``: take so many units more, before the transaction begins (``BeginSession``): what is not known
-of the organisation's limits yet is read over another connection of the same pool."""
+"""``await meter(cost)``: take so many units more, before the work is done."""

@@ -15,6 +15,8 @@ from shared.limits.slots import Slots
 Item = tuple[Cell, int]
 """A cell and what the call costs there."""
 _verdict = tuple.__new__
+_NEVER_SECONDS = 60.0
+"""When to come back where that is no use, unless somebody raises the limit meanwhile."""
 _SAME_SECONDS = 0.05
 _AGAIN_SECONDS = 1
 """When to come back if it could not be decided."""
@@ -150,7 +152,7 @@ class Bundle:
                 wait = max(wait, cell.retry_in(now))
             elif cost > cell.quota:
                 verdict = verdict._replace(allowed=False)
-                wait = max(wait, verdict.resets_in)
+                wait = max(wait, verdict.resets_in, _NEVER_SECONDS)
             verdicts.append(verdict)
         return Decision(False, tuple(verdicts), math.ceil(wait))
 

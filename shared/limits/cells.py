@@ -21,6 +21,7 @@ LOW = 0.3
 SMALLEST = 8
 AHEAD_SECONDS = 0.25
 """A lease is what this process spends in so many seconds, but at least ``SMALLEST`` units or a thousandth of the quota."""
+REOPENED_SECONDS = 1.0
 _SMOOTHING = 0.5
 _EARLY = (0.1, 0.4)
 _random = random.Random()  # noqa: S311 (spreads renewals)
@@ -86,6 +87,7 @@ class Cell:
     leased_at: float = NEVER
     renews_at: float = NEVER
     revoked_at: float = NEVER
+    freed_at: float = NEVER
     used_at: float = NEVER
     share: int | None = None
     dropped: bool = False
@@ -107,7 +109,10 @@ class Cell:
             self.spent -= cost
             self.left += cost
             return None
-        return Settlement(self.key, self.window, -cost, cost) if self.window else None
+        if not self.window:
+            return None
+        self.refused_until = NEVER  # there is something to be had again
+        return Settlement(self.key, self.window, -cost, cost)
 
     def roll(self, now: float) -> Settlement | None:
         """Begin the next window if this one has ended; what is to be said about the last one."""
@@ -130,7 +135,16 @@ class Cell:
         if rolled is not None:
             return rolled
         unused, self.left, self.expires = max(self.left, 0), 0, NEVER
+        if unused:
+            self.refused_until = NEVER  # of what is given back now, somebody may have some
         return self._settle(unused)
+
+    def reopen(self, now: float) -> None:
+        """Somebody has given back units of a limit that was used up: calls are refused until it is asked again, soon."""
+        self.freed_at = now
+        if now < self.refused_until:
+            self.contended, self.missed = True, True
+            self.refused_until = min(self.refused_until, now + REOPENED_SECONDS)
 
     def _settle(self, unused: int) -> Settlement | None:
         spent, credit, self.spent, self.credit = self.spent, self.credit, 0, 0
@@ -166,6 +180,8 @@ class Cell:
         self.renews_at = self.expires - (self.expires - self.leased_at) * _random.uniform(*_EARLY)
         self.remaining, self.replicas, self.share = lease.remaining, lease.replicas, None
         self.refused_until, self.contended = lease.retry_at, lease.contended
+        if self.freed_at >= lease.asked_at:
+            self.reopen(self.freed_at)  # what came back meanwhile may not be in this answer
         # What was borrowed before it was asked is debited now; after a refusal there is no credit before a grant.
         self.lent = self.credit if lease.retry_at == NEVER else max(self.credit, self.allowance)
 

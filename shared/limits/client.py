@@ -95,6 +95,7 @@ class Limits:
             with contextlib.suppress(asyncio.CancelledError):
                 await ticking
         await self._listener.stop()
+        self._definitions.close()
         await self.flights.stop(self._give_all_back)
 
     def _give_all_back(self) -> None:
@@ -147,10 +148,13 @@ class Limits:
         return await self._decide(bundle, self._clock())
 
     def give_back(self, decision: Decision) -> None:
-        """What an admitted call took shall not count; once. Of a window that is over there is nothing to give back."""
+        """The work that an admitted call took units for was not done; once. Limits that count calls keep theirs, because
+        the call was made; of a window that is over there is nothing to give back.
+        """
         now = self._clock()
         for cell, cost in decision.taken:
-            self.flights.settle(cell.give_back(cost, decision.taken_at, now))
+            if cell.policy.weighted:
+                self.flights.settle(cell.give_back(cost, decision.taken_at, now))
 
     # -- deciding ------------------------------------------------------------------------------------
     async def _check_slowly(self, caller: Caller, operation: Operation, cost: int | None, now: float) -> Decision:
@@ -283,19 +287,27 @@ class Limits:
             self.flights.settle(cell.settle(now))
 
     def _heard(self, payload: str) -> None:
-        """A notification: ``organization:<id>``, ``recall:<key>``, or everything."""
+        """A notification: ``organization:<id>``, ``recall:<key>``, ``freed:<key>``, or everything."""
         kind, _, value = payload.partition(":")
-        if kind == "recall":
-            self._recall(value)
-        elif kind == "organization":
-            self._forget(UUID(value))
-        else:
+        try:
+            if kind in {"recall", "freed"}:
+                organization, policy, epoch, subject = value.split("/", 3)
+                cell = self._cells.get((UUID(organization), UUID(policy), int(epoch), subject))
+                if cell is not None:
+                    self._recall(cell) if kind == "recall" else self._reopen(cell)
+            else:
+                self._forget(UUID(value) if kind == "organization" else None)
+        except ValueError:
+            _log.warning("limits_heard_nonsense", payload=payload[:100])
             self._forget(None)
 
-    def _recall(self, value: str) -> None:
-        organization, policy, epoch, subject = value.split("/", 3)
-        cell = self._cells.get((UUID(organization), UUID(policy), int(epoch), subject))
-        if cell is None or cell.asking:
+    def _reopen(self, cell: Cell) -> None:
+        cell.reopen(self._clock())
+        if not cell.asking:
+            self._watch(cell)
+
+    def _recall(self, cell: Cell) -> None:
+        if cell.asking:
             return
         if isinstance(cell, Slots):
             cell.peak, cell.touched = cell.running, False

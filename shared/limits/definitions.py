@@ -64,6 +64,8 @@ class DefinitionCache:
         self._default_plan = default_plan
         self._known: dict[UUID, Definitions] = {}
         self._pending: dict[UUID, asyncio.Task[Definitions | None]] = {}
+        self._connection: Any = None
+        self._one_by_one = asyncio.Lock()
         self._pause = 0.0
         self._again_at = -math.inf
 
@@ -120,8 +122,7 @@ class DefinitionCache:
     async def _read(self, organization_id: UUID) -> Definitions | None:
         this, asked_at = asyncio.current_task(), self._hearing.clock()
         try:
-            async with self._database.pool.acquire(timeout=_ANSWER_SECONDS) as connection:
-                rows = await connection.fetch(self._sql, organization_id, self._default_plan, timeout=_ANSWER_SECONDS)
+            rows = await self._fetch(organization_id)
         except AWAY as error:
             if not self._pause:
                 _log.warning("limits_not_read", reason=str(error) or type(error).__name__)
@@ -141,6 +142,27 @@ class DefinitionCache:
         if current:
             self._keep(found)
         return found
+
+    async def _fetch(self, organization_id: UUID) -> Sequence[Any]:
+        """Over a connection of its own: who has one of the pool's must never wait for another one of them."""
+        async with self._one_by_one:
+            if self._connection is None or self._connection.is_closed():
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    self._connection = await self._database.connect()
+            try:
+                rows: Sequence[Any] = await self._connection.fetch(
+                    self._sql, organization_id, self._default_plan, timeout=_ANSWER_SECONDS
+                )
+            except BaseException:
+                self.close()
+                raise
+            return rows
+
+    def close(self) -> None:
+        """End the connection without waiting for anything."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
 
     def _keep(self, found: Definitions) -> None:
         gone = self._known.pop(found.organization_id, None)

@@ -19,6 +19,8 @@ Pair = tuple[bytes, bytes]
 
 _KEY_BYTES = 6
 _MEMORY = 10_000
+MOST_ITEMS = 20
+"""Policies that are written, those of the shortest windows first; whichever refused is always among them."""
 _WHOLE = "organization"
 """The subject of a policy that does not tell callers apart."""
 
@@ -59,10 +61,11 @@ _START = _Line("", "", "")
 
 def limit_headers(verdicts: Sequence[Verdict]) -> list[Pair]:
     """Both fields; none when no policy that has a say counted the call."""
-    line, states = _START, ""
-    for policy, subject, quota, remaining, resets_in, _, _ in verdicts:
-        if policy.shadow:
+    line, states, shown = _START, "", 0
+    for policy, subject, quota, remaining, resets_in, allowed, _ in verdicts:
+        if policy.shadow or (shown >= MOST_ITEMS and allowed):
             continue
+        shown += 1
         key = (policy.name, quota, subject, policy.window)
         line = line.following.get(key) or line.grow(key)
         until = f";t={ceil(resets_in)}" if key[3] else ""

@@ -58,16 +58,23 @@ class Meter:
         )
         return decision
 
-    async def charge(self, principal: Principal, operation: Operation, cost: int) -> None:
-        """The same for a principal's request; raises ``QuotaExceeded`` or ``ReducedCapacity`` when refused."""
+    async def charge(self, principal: Principal, operation: Operation, cost: int, before: list[Decision]) -> None:
+        """The same for a principal's request; raises ``QuotaExceeded`` or ``ReducedCapacity`` when refused.
+
+        ``before`` is what the request was charged already, and gets back when it is refused; this is added to it.
+        """
         caller = caller_of(principal)
         if caller is None or cost <= 0:
             return
         decision = await self.spend(caller, operation, cost)
         if not decision.allowed:
+            for each in before:
+                self._limits.give_back(each)
+            before.clear()
             problem = refusal(decision, operation._replace(cost=cost), rest=True)
             problem.headers.update(limit_fields(decision.verdicts))
             raise problem
+        before.append(decision)
 
 
 def _actor_type(caller: Caller) -> ActorType:

@@ -1,6 +1,6 @@
 """The quota stage: what is taken is given back in whatever way a request ends, and what a caller is told."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -146,12 +146,16 @@ class Limits:
     """Decides as it is told to."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Caller, Operation]] = []
+        self.asked: list[Any] = []
         self.given_back: list[Decision] = []
         self.decision = Decision(True)
 
     async def check(self, caller: Caller, operation: Operation, cost: int | None = None) -> Decision:
         self.asked.append((caller, operation))
+        return self.decision
+
+    async def take(self, wanted: Sequence[tuple[Policy, str]]) -> Decision:
+        self.asked += [(policy.name, subject) for policy, subject in wanted]
         return self.decision
 
     def give_back(self, decision: Decision) -> None:
@@ -203,12 +207,25 @@ class TestTheGate:
         numbers = {"allowed": True, "cost": 3, "shadow": False}
         assert usage.recorded == [(by_user, "user", GET, numbers), (by_key, "api_key", GET, numbers)]
 
-    @pytest.mark.parametrize("caller", [ANONYMOUS, Principal(NIL, "user", "u1")])
-    async def test_callers_without_an_organisation_pass(
-        self, gate: LimitGate, limits: Limits, usage: Usage, caller: Principal
-    ) -> None:
-        assert await gate.take(self.call(caller)) == ((), None, None)
+    async def test_who_is_nobody_yet_passes(self, gate: LimitGate, limits: Limits, usage: Usage) -> None:
+        assert await gate.take(self.call(ANONYMOUS)) == ((), None, None)
         assert (limits.asked, usage.recorded) == ([], [])
+
+    async def test_who_has_no_organisation_has_a_limit_of_the_platform(
+        self, gate: LimitGate, limits: Limits, usage: Usage
+    ) -> None:
+        wanderer = Principal(NIL, "user", "u1")
+        assert (await gate.take(self.call(wanderer))).refusal is None
+        assert limits.asked == [("without-organization", "user:u1")]
+        limits.decision = Decision(False, (self.verdict("without-organization", allowed=False),), 3)
+        refusal = (await gate.take(self.call(wanderer))).refusal
+        assert refusal is not None
+        assert (refusal.status, refusal.headers) == (429, {"Retry-After": "3"})
+        limits.decision = Decision(False, (), 1, unavailable=True)
+        refusal = (await gate.take(self.call(wanderer))).refusal
+        assert refusal is not None
+        assert refusal.status == 503
+        assert usage.recorded == []
 
     async def test_an_admitted_call(self, gate: LimitGate, limits: Limits, usage: Usage, principal: Any) -> None:
         ended: list[int] = []

@@ -94,6 +94,64 @@ def test_a_late_heartbeat_shortens_lives_and_the_next_one_restores_them() -> Non
     asyncio.run(scenario())
 
 
+GRACE = 60.0
+
+
+async def test_while_the_database_is_away_what_is_remembered_goes_on_for_a_minute() -> None:
+    async def fetch(key: bytes) -> Credential:
+        if away:
+            raise ServiceUnavailable("away")
+        credential = _credential()
+        credential.fetched_at = clock.now
+        return credential
+
+    away, clock = False, Moment()
+    hearing = Hearing(clock)
+    cache = Cache(fetch, hearing, GRACE)
+    hearing.heard_until(clock.now)
+    known = await cache.resolve(b"k")
+    away = True
+    hearing.lose()
+    clock.now += GRACE - 1
+    assert [await cache.resolve(b"k") for _ in range(20)] == [known] * 20
+    assert cache.lookups <= 4, "one question now and then, and nobody waits for it"
+    with pytest.raises(ServiceUnavailable):
+        await cache.resolve(b"unknown")
+    cache.forget(b"k")
+    with pytest.raises(ServiceUnavailable):
+        await cache.resolve(b"k")  # what is known to have changed has no grace
+    away = False
+    again = await cache.resolve(b"k")
+    away = True
+    clock.now += GRACE + 1
+    with pytest.raises(ServiceUnavailable):
+        await cache.resolve(b"k")
+    assert again is not None
+
+
+async def test_a_database_that_hangs_is_waited_for_once() -> None:
+    async def fetch(key: bytes) -> Credential:
+        if hangs:
+            await asyncio.sleep(3600)
+        return _credential()
+
+    hangs, clock = False, Moment()
+    hearing = Hearing(clock)
+    cache = Cache(fetch, hearing, GRACE)
+    hearing.heard_until(clock.now)
+    await cache.resolve(b"k")
+    hangs = True
+    clock.now += 1
+    begun = time.monotonic()
+    for _ in range(50):
+        assert await cache.resolve(b"k") is not None
+    assert time.monotonic() - begun < 2, (
+        "a tenth of a second for a heartbeat, a quarter for an answer, and then no more"
+    )
+    for task in cache._pending.values():
+        task.cancel()
+
+
 @pytest.mark.parametrize(
     "heard, overtaken, accepted", [(True, False, True), (True, True, False), (False, False, False)]
 )

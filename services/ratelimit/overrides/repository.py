@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from services.ratelimit.models import overrides
 from services.ratelimit.overrides.schemas import LimitOverride
+from services.ratelimit.policies.domain import Exemption
 from shared.db import Record, Session, columns
-from shared.limits.policies import Override
 
 _SHOWN = tuple(LimitOverride.model_fields)
 _COLUMNS = columns(overrides, _SHOWN)
@@ -22,7 +22,7 @@ _OF_POLICY = (
 )
 _ONE = overrides.c.id == bindparam("override_id")
 _GET = select(*_COLUMNS).where(*_OF_POLICY, _ONE)
-_ACTIVE = select(overrides.c.pattern, overrides.c.quota).where(
+_ACTIVE = select(overrides.c.pattern, overrides.c.quota, overrides.c.expires_at).where(
     *_OF_POLICY, or_(overrides.c.expires_at.is_(None), overrides.c.expires_at > func.clock_timestamp())
 )
 _SAME = select(overrides.c.id).where(*_OF_POLICY, overrides.c.pattern == bindparam("pattern"))
@@ -36,10 +36,10 @@ async def get(session: Session, organization_id: UUID, policy_id: UUID, override
     return await session.fetch_one(_GET, organization_id=organization_id, policy_id=policy_id, override_id=override_id)
 
 
-async def active(session: Session, organization_id: UUID, policy_id: UUID) -> list[Override]:
+async def active(session: Session, organization_id: UUID, policy_id: UUID) -> list[Exemption]:
     """The overrides of a policy that have not expired."""
     rows = await session.fetch(_ACTIVE, organization_id=organization_id, policy_id=policy_id)
-    return [Override(row["pattern"], row["quota"]) for row in rows]
+    return [Exemption(row["pattern"], row["quota"], row["expires_at"]) for row in rows]
 
 
 async def having(session: Session, organization_id: UUID, policy_id: UUID, pattern: str) -> UUID | None:

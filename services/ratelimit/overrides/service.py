@@ -8,7 +8,7 @@ from services.ratelimit.events import LimitOverrideCreated, LimitOverrideDeleted
 from services.ratelimit.overrides import domain, repository
 from services.ratelimit.overrides.schemas import LimitOverrideChange, LimitOverrideCreate, LimitOverrideQuery
 from services.ratelimit.policies import service as policies
-from services.ratelimit.policies.domain import SILENT, Editor, changes
+from services.ratelimit.policies.domain import SILENT, Editor, Exemption, changes
 from shared import clock
 from shared.auth import Principal
 from shared.db import Record, Session
@@ -16,7 +16,6 @@ from shared.errors import Conflict, FieldError, NotFound, ValidationFailed
 from shared.events import Event, publish
 from shared.http.pagination import decode_moment_cursor
 from shared.ids import new_id
-from shared.limits.policies import Override
 
 SORT = "created_at"
 Row = Mapping[str, Any]
@@ -27,7 +26,8 @@ async def create(session: Session, editor: Editor, policy: Row, body: LimitOverr
     """Make an override of a held policy.
 
     Raises ``ValidationFailed`` for a pattern that fits nothing or a past expiry, and ``Conflict`` for a pattern that is
-    taken, one override too many, more than a plan gives, or one that would refuse the editor's own calls (unless forced).
+    taken, one override too many, more than a plan gives, or one with which the policy would soon refuse the editor's own
+    calls (unless forced).
     """
     organization_id, now = editor.principal.organization_id, clock.now()
     row: dict[str, Any] = {
@@ -82,11 +82,11 @@ async def _check(session: Session, policy: Row, row: Row, organization_id: UUID,
 async def _check_editor(
     session: Session, editor: Editor, policy: Row, *, added: Row | None = None, removed: Row | None = None
 ) -> None:
-    """Whether the policy lets the editor call on, with an override more or less."""
+    """Whether the policy lets the editor call on, now and whenever one expires, with an override more or less."""
     found = await repository.active(session, editor.principal.organization_id, policy["id"])
     kept = [each for each in found if removed is None or each.pattern != removed["pattern"]]
     if added is not None:
-        kept.append(Override(added["pattern"], added["quota"]))
+        kept.append(Exemption(added["pattern"], added["quota"], added["expires_at"]))
     advice = domain.REMOVAL_ADVICE if added is None else domain.ADVICE
     await policies.check_editor(session, editor, policy, kept, advice)
 

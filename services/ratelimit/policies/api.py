@@ -53,7 +53,7 @@ async def create_limit_policy(
 ) -> Response:
     """Set a limit; it takes effect everywhere within a second.
 
-    One that would refuse your own calls to change it again is refused with `would_refuse_you`, unless `force` is set.
+    One that would soon refuse your own calls to change it again is refused with `would_refuse_you`, unless `force` is set.
     """
     row = await service.create(session, editor, body)
     return _answer(row, 201, {"Location": f"/v1/limits/policies/{row['id']}"})

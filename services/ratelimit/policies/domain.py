@@ -9,12 +9,14 @@ from uuid import UUID
 
 from shared.auth import Principal
 from shared.errors import FieldError
-from shared.limits.policies import Caller, Operation, Override, Policy, Window
+from shared.limits.policies import Caller, Operation, Override, Policy, Window, matches
 
 MOST_POLICIES = 200
 """Policies of an organisation, those of its plan not counted."""
 MOST_STARS = 4
 LONGEST_PATTERN = 200
+EDITING_CALLS = 5
+"""So many calls of each kind a window must leave to whoever edits; what else they call may count in it, too."""
 MATCH_FIELDS = ("routes", "classes", "keys", "users")
 
 SILENT = frozenset({"name", "description", "note"})
@@ -123,35 +125,62 @@ def policy_of(row: Mapping[str, Any], organization_id: UUID, overrides: Sequence
 
 
 @dataclass(frozen=True, slots=True)
+class Exemption(Override):
+    """An override with the moment of its end."""
+
+    expires_at: datetime | None = None
+
+
+def quotas(policy: Policy, exemptions: Sequence[Exemption], subject: str) -> list[int]:
+    """The quotas a subject comes to have while exemptions expire, one after the other; the present one first."""
+    fitting = [each for each in exemptions if matches(each.pattern, subject)]
+    found: list[int] = []
+    latest: datetime | None = None
+    for each in sorted(fitting, key=lambda one: (-len(one.pattern), one.pattern)):
+        if each.expires_at is None:
+            return [*found, each.quota]
+        if latest is None or each.expires_at > latest:
+            found.append(each.quota)
+            latest = each.expires_at
+    return [*found, policy.quota]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
-    """One of the editor's calls as a policy counts it."""
+    """One of the editor's calls as a policy counts it. ``quotas`` are those of its subject, the present one first."""
 
     operation: Operation
     subject: str
-    quota: int
+    quotas: Sequence[int]
     cost: int
 
 
-def calls(policy: Policy, editor: Editor) -> list[Call]:
+def calls(policy: Policy, exemptions: Sequence[Exemption], editor: Editor) -> list[Call]:
     """The editor's calls that a policy counts."""
     found = [(operation, policy.subject(editor.caller, operation)) for operation in editor.operations]
     return [
-        Call(operation, subject, policy.quota_of(subject), policy.cost_of(operation))
+        Call(operation, subject, quotas(policy, exemptions, subject), policy.cost_of(operation))
         for operation, subject in found
         if subject is not None
     ]
 
 
 def refusal(policy: Policy, counted: Sequence[Call], used: Mapping[str, int]) -> str | None:
-    """Why a policy would refuse one of these calls, in a sentence; ``used`` is what each subject used of the window."""
+    """Why a policy leaves too little room for these calls, in a sentence.
+
+    ``used`` is what each subject used of the window.
+    """
+    times = EDITING_CALLS if policy.window else 1
     for call in counted:
-        spent = used.get(call.subject, 0)
-        if call.quota >= spent + call.cost:
+        spent, quota = used.get(call.subject, 0), min(call.quotas)
+        if quota >= spent + times * call.cost:
             continue
-        limit = f"{call.quota} {policy.unit}" + (f" {PERIODS[policy.window]}" if policy.window else "")
+        limit = f"{quota} {policy.unit}" + (f" {PERIODS[policy.window]}" if policy.window else "")
+        expires = " once an override expires" if quota < call.quotas[0] else ""
         so_far = f", {spent} were used in this {policy.window} already" if spent else ""
+        room = f", and there must be room for {times}" if times > 1 else ""
         return (
-            f"The policy '{policy.name}' would refuse your own call {call.operation.name}: {limit} for "
-            f"'{call.subject}'{so_far}, and one call takes {call.cost}."
+            f"The policy '{policy.name}' would soon refuse your own call {call.operation.name}: {limit} for "
+            f"'{call.subject}'{expires}{so_far}; one call takes {call.cost}{room}."
         )
     return None

@@ -7,7 +7,7 @@ from uuid import UUID
 from services.ratelimit.events import LimitPolicyCreated, LimitPolicyDeleted, LimitPolicyReset, LimitPolicyUpdated
 from services.ratelimit.overrides import repository as overrides
 from services.ratelimit.policies import domain, repository
-from services.ratelimit.policies.domain import Editor
+from services.ratelimit.policies.domain import Editor, Exemption
 from services.ratelimit.policies.schemas import (
     LimitPolicyChange,
     LimitPolicyCreate,
@@ -21,7 +21,6 @@ from shared.errors import Conflict, FieldError, NotFound, ValidationFailed
 from shared.events import Event, publish
 from shared.http.pagination import decode_moment_cursor, decode_name_cursor
 from shared.ids import new_id
-from shared.limits.policies import Override
 
 SORT = "plan,name"
 HISTORY_SORT = "-occurred_at"
@@ -32,7 +31,7 @@ async def create(session: Session, editor: Editor, body: LimitPolicyCreate) -> d
     """Make a policy.
 
     Raises ``ValidationFailed`` for fields that do not fit together, and ``Conflict`` for a name that is taken, one
-    policy too many, or one that would refuse the editor's own calls (unless forced).
+    policy too many, or one that would soon refuse the editor's own calls (unless forced).
     """
     organization_id, now = editor.principal.organization_id, clock.now()
     await repository.hold(session, organization_id)
@@ -89,17 +88,17 @@ async def _check_name(session: Session, editor: Editor, row: Row) -> None:
 
 
 async def check_editor(
-    session: Session, editor: Editor, row: Row, exceptions: Sequence[Override], advice: str, *, anew: bool = False
+    session: Session, editor: Editor, row: Row, exemptions: Sequence[Exemption], advice: str, *, anew: bool = False
 ) -> None:
-    """Raise ``Conflict`` (``would_refuse_you``) for a policy that would refuse the calls the editor could undo it with.
+    """Raise ``Conflict`` (``would_refuse_you``) for a policy that would soon refuse the calls the editor could undo it with.
 
-    ``exceptions`` are the overrides it will have, ``advice`` is what to do about it. One that counts ``anew`` has used
+    ``exemptions`` are the overrides it will have, ``advice`` is what to do about it. One that counts ``anew`` has used
     nothing of its window yet, whatever was called before.
     """
     if row["shadow"] or not row["enabled"]:
         return
-    policy = domain.policy_of(row, editor.principal.organization_id, exceptions)
-    counted = domain.calls(policy, editor)
+    policy = domain.policy_of(row, editor.principal.organization_id)
+    counted = domain.calls(policy, exemptions, editor)
     used: Mapping[str, int] = {}
     if counted and policy.window is not None and not anew:
         used = await repository.used(session, policy, sorted({call.subject for call in counted}))
@@ -182,9 +181,9 @@ async def change(session: Session, editor: Editor, before: Row, body: LimitPolic
     if domain.counts_anew(changed):
         after["epoch"] = before["epoch"] + 1
     if not body.force and not domain.SILENT.issuperset(changed):
-        exceptions = await overrides.active(session, editor.principal.organization_id, before["id"])
+        exemptions = await overrides.active(session, editor.principal.organization_id, before["id"])
         anew = domain.counts_anew(changed)
-        await check_editor(session, editor, after, exceptions, domain.POLICY_ADVICE, anew=anew)
+        await check_editor(session, editor, after, exemptions, domain.POLICY_ADVICE, anew=anew)
     changes = domain.changes({name: before[name] for name in changed}, changed)
     row = await _write(session, editor.principal, before, after, [*changed, "epoch"])
     await record(session, editor.principal, row, "updated", changes)

@@ -1,5 +1,6 @@
 """Whoever changes limits does not shut themselves out, unless they say so."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -8,8 +9,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from services.ratelimit.policies.domain import Exemption, quotas
 from shared.auth import Principal
-from shared.ids import new_id
+from shared.ids import NIL, new_id
+from shared.limits.policies import Policy
 from shared.testing.client import ClientFactory
 from shared.testing.plugin import PrincipalFactory
 from tests.services.ratelimit.conftest import Events
@@ -39,9 +42,9 @@ async def saved_with_force_only(client: httpx.AsyncClient, method: str, path: st
 
 async def test_a_policy_without_a_unit_for_the_editor(limits: httpx.AsyncClient, events: Events) -> None:
     detail = await saved_with_force_only(limits, "POST", POLICIES, TIGHT)
-    assert "'tight' would refuse your own call" in detail
+    assert "'tight' would soon refuse your own call" in detail
     assert "0 requests an hour for 'organization'" in detail
-    assert "one call takes 1" in detail
+    assert "one call takes 1, and there must be room for 5" in detail
     assert '"shadow": true' in detail
     assert "guardian limits delete" in detail
     assert len(await events()) == 1
@@ -58,6 +61,8 @@ async def test_a_policy_without_a_unit_for_the_editor(limits: httpx.AsyncClient,
         {"match": {"classes": ["admin"]}},
         {"match": {"routes": ["DELETE /v1/limits/policies/{policy_id}"]}},
         {"match": {"routes": ["* /v1/*"]}},
+        {"quota": 1, "window": "month"},
+        {"quota": 4},
         {"unit": "concurrent-requests", "window": None},
     ],
     ids=str,
@@ -69,7 +74,9 @@ async def test_whatever_way_it_meets_the_editor(keyed: httpx.AsyncClient, wrong:
 @pytest.mark.parametrize(
     "fine",
     [
-        {"quota": 1},
+        {"quota": 5},
+        {"quota": 1, "unit": "concurrent-requests", "window": None},
+        {"quota": 1, "match": {"routes": ["GET /v1/contacts"]}},
         {"shadow": True},
         {"enabled": False},
         {"match": {"keys": [SOMEBODY]}},
@@ -118,8 +125,8 @@ async def test_what_the_window_has_used_counts(
     await count(postgres, organization_id, policy, f"user:{caller.actor_id}", 20)
     await count(postgres, organization_id, policy, f"user:{new_id()}", 45)
     path = f"{POLICIES}/{policy['id']}"
-    assert (await limits.patch(path, json={"quota": 21})).status_code == 200
-    detail = await saved_with_force_only(limits, "PATCH", path, {"quota": 20})
+    assert (await limits.patch(path, json={"quota": 25})).status_code == 200
+    detail = await saved_with_force_only(limits, "PATCH", path, {"quota": 24})
     assert "20 were used in this month already" in detail
 
 
@@ -129,12 +136,12 @@ async def test_one_that_counts_anew_has_used_nothing(
     """What was called before it was there is not in its counter."""
     await record(postgres, organization_id, caller.actor_id, 30)
     for name, per in (("a", ["organization"]), ("b", ["user"])):
-        await made(limits, **{**TIGHT, "name": name, "quota": 1, "window": "month", "per": per})
-    policy = await made(limits, **{**TIGHT, "quota": 31})
-    await count(postgres, organization_id, policy, "organization", 31)
+        await made(limits, **{**TIGHT, "name": name, "quota": 5, "window": "month", "per": per})
+    policy = await made(limits, **{**TIGHT, "quota": 35})
+    await count(postgres, organization_id, policy, "organization", 30)
     path = f"{POLICIES}/{policy['id']}"
-    problem(await limits.patch(path, json={"quota": 30}), 409, "would_refuse_you")
-    assert (await limits.patch(path, json={"quota": 30, "window": "day"})).status_code == 200
+    problem(await limits.patch(path, json={"quota": 34}), 409, "would_refuse_you")
+    assert (await limits.patch(path, json={"quota": 34, "window": "day"})).status_code == 200
 
 
 async def record(dsn: str, organization_id: UUID, user_id: str, calls: int) -> None:
@@ -174,7 +181,40 @@ class TestOverrides:
         assert (await keyed.get(one)).json()["quota"] == 50
         assert (await keyed.delete(one, params={"force": "true"})).status_code == 204
 
+    async def test_that_expire_help_only_until_then(self, keyed: httpx.AsyncClient) -> None:
+        policy = await made(keyed, **{**TIGHT, "per": ["key"], "shadow": True})
+        one, path = f"{POLICIES}/{policy['id']}", f"{POLICIES}/{policy['id']}/overrides"
+        soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+        override = await made(keyed, path, pattern=f"key:{KEY}", quota=500, expires_at=soon)
+        detail = problem(await keyed.patch(one, json={"shadow": False}), 409, "would_refuse_you")["detail"]
+        assert f"0 requests an hour for 'key:{KEY}' once an override expires;" in detail
+        lasting = await keyed.patch(f"{path}/{override['id']}", json={"expires_at": None})
+        assert lasting.status_code == 200
+        assert (await keyed.patch(one, json={"shadow": False})).status_code == 200
+        await saved_with_force_only(keyed, "PATCH", f"{path}/{override['id']}", {"expires_at": soon})
+
     async def test_of_a_plan_are_judged_as_well(self, limits: httpx.AsyncClient) -> None:
         (burst, *_) = (await limits.get(POLICIES)).json()["data"]
         path = f"{POLICIES}/{burst['id']}/overrides"
         await saved_with_force_only(limits, "POST", path, {"pattern": "organization", "quota": 0})
+
+    @pytest.mark.parametrize(
+        "ends, expected",
+        [
+            ((None, None, None), [1]),
+            ((1, None, None), [1, 2]),
+            ((1, 2, None), [1, 2, 3]),
+            ((2, 1, None), [1, 3]),
+            ((1, 3, 2), [1, 2, 9]),
+            ((1, 2, 3), [1, 2, 3, 9]),
+        ],
+    )
+    def test_leave_these_quotas_while_they_expire(self, ends: tuple[int | None, ...], expected: list[int]) -> None:
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        patterns = (f"key:{KEY}", "key:0198*", "key:*")
+        found = [
+            Exemption(pattern, number, None if end is None else start + timedelta(days=end))
+            for number, (pattern, end) in enumerate(zip(patterns, ends, strict=True), 1)
+        ]
+        policy = Policy(NIL, NIL, "p", 9)
+        assert quotas(policy, [Exemption("user:*", 0), *reversed(found)], f"key:{KEY}") == expected

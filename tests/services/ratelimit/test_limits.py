@@ -161,6 +161,14 @@ class TestPlans:
         own = (await limits.get(POLICIES)).json()["data"]
         assert plans[2]["policies"] == own
 
+    async def test_refuse_no_call_for_good_because_it_is_large(self, limits: httpx.AsyncClient) -> None:
+        """A bulk of 200 records costs 200: what is weighted has to have room for that."""
+        plans = (await limits.get("/v1/plans")).json()["data"]
+        requests = [each for plan in plans for each in plan["policies"] if each["unit"] == "requests"]
+        assert len(requests) == 8
+        assert [each for each in requests if each["weighted"] and each["quota"] < 200] == []
+        assert [each["weighted"] for each in requests if each["name"] == "burst"] == [False] * 3
+
     async def test_are_given_by_whoever_runs_the_platform(
         self, limits: httpx.AsyncClient, stranger: httpx.AsyncClient, settings: Settings, organization_id: UUID
     ) -> None:

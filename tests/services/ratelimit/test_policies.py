@@ -160,8 +160,8 @@ class TestList:
         assert page["data"][2:] == own[::-1]
         assert page["data"][0] == {
             **DEFAULTS, "id": page["data"][0]["id"], "name": "burst", "description": "Calls in a second",
-            "plan": "enterprise", "quota": 5000, "window": "second", "per": ["organization"], "mode": "fast",
-            "created_at": None, "updated_at": None,
+            "plan": "enterprise", "quota": 5000, "window": "second", "per": ["organization"], "weighted": False,
+            "mode": "fast", "created_at": None, "updated_at": None,
         }  # fmt: skip
 
     async def test_answers_pages(self, limits: httpx.AsyncClient) -> None:

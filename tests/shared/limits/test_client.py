@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -14,15 +14,8 @@ from shared.ids import NIL, new_id
 from shared.limits.client import Limits
 from shared.limits.decision import Decision
 from shared.limits.policies import Caller, Operation, Policy
+from tests.shared.limits.asking import admitted, ask
 from tests.shared.limits.conftest import ADD, LIST, SCHEMA, MakeLimits, MakePolicy
-
-
-async def ask(limits: Limits, caller: Caller, times: int, operation: Operation = LIST) -> list[Decision]:
-    return [await limits.check(caller, operation) for _ in range(times)]
-
-
-def admitted(decisions: Sequence[Decision]) -> int:
-    return sum(each.allowed for each in decisions)
 
 
 async def counters(admin: Any, organization_id: UUID) -> Any:
@@ -239,49 +232,6 @@ async def test_policies_of_the_platform_itself(limits: Limits) -> None:
     assert admitted([await limits.take(wanted) for _ in range(5)]) == 1
 
 
-async def test_what_is_given_back_of_a_window_that_is_over_serves_nobody(gateway: Database, admin: Any) -> None:
-    now = [100.0]
-    limits = Limits(gateway, schema=SCHEMA, default_plan="none", patience=10, clock=lambda: now[0])
-    policy = Policy(new_id(), NIL, "sign-in", 3, window="hour")
-    wanted = [(policy, "address:192.0.2.1")]
-    before = await limits.take(wanted)
-    now[0] += before.verdicts[0].resets_in + 0.1
-    assert admitted([await limits.take(wanted) for _ in range(2)]) == 2
-    (cell,) = limits._cells.values()
-    held = cell.left, cell.spent
-    limits.give_back(before)
-    assert (cell.left, cell.spent) == held
-    await limits.stop()
-    assert await admin.fetchval("SELECT admitted FROM ratelimit.api_rate_limits WHERE policy_id = $1", policy.id) == 3
-
-
-async def test_units_that_another_process_holds_are_called_back(
-    new_limits: MakeLimits, caller: Caller, policy: MakePolicy
-) -> None:
-    await policy(quota=2_000, window="day")
-    holder, asker = await new_limits(), await new_limits()
-    assert admitted(await ask(holder, caller, 1)) == 1  # and it holds some more for the next calls
-    whole = Operation("POST", "/v1/contacts/bulk", 1_999, "bulk")
-    first = await asker.check(caller, whole)
-    assert (first.allowed, first.retry_after) == (False, 1)
-    await asyncio.sleep(1)
-    assert (await asker.check(caller, whole)).allowed
-    assert admitted(await ask(holder, caller, 3)) == 0
-
-
-async def test_what_can_never_pass_takes_nothing_and_asks_nobody(
-    limits: Limits, caller: Caller, policy: MakePolicy
-) -> None:
-    await policy(quota=5)
-    await limits.check(caller._replace(organization_id=new_id()), LIST)
-    before = limits.flights.counters.calls
-    decisions = await ask(limits, caller, 3, Operation("POST", "/v1/contacts/bulk", 6, "bulk"))
-    assert [(each.allowed, each.verdicts[0].remaining) for each in decisions] == [(False, 5)] * 3
-    assert decisions[0].retry_after > 60
-    assert limits.flights.counters.calls == before
-    assert admitted(await ask(limits, caller, 9)) == 5
-
-
 async def test_many_wait_for_one_question(limits: Limits, caller: Caller, policy: MakePolicy) -> None:
     await policy(quota=500)
     await limits.check(caller._replace(organization_id=new_id()), LIST)
@@ -352,7 +302,7 @@ async def unplugged(gateway: Database) -> AsyncIterator[Limits]:
     """Limits on a database of their own, whose plug ``pull`` pulls."""
     database = Unplugged(gateway.settings, gateway.service)
     await database.open()
-    limits = Limits(database, schema=SCHEMA, default_plan="none")
+    limits = Limits(database, schema=SCHEMA, default_plan="none", patience=10)  # what fails, fails at once
     await limits.start()
     yield limits
     await limits.stop()

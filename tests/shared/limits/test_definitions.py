@@ -1,6 +1,7 @@
 """What is remembered of policies, and when it is not believed any more."""
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,6 +15,8 @@ from shared.limits.client import Limits
 from shared.limits.definitions import DefinitionCache
 from shared.limits.policies import Caller
 from tests.shared.limits.conftest import LIST, SCHEMA, MakePolicy
+
+CacheOf = Callable[[Any], DefinitionCache]
 
 
 class Clock:
@@ -30,11 +33,7 @@ class Closed:
 
     asked = 0
 
-    @property
-    def pool(self) -> "Closed":
-        return self
-
-    def acquire(self, **_options: Any) -> None:
+    async def connect(self) -> None:
         self.asked += 1
         raise ConnectionRefusedError("closed")
 
@@ -51,15 +50,25 @@ def hearing(clock: Clock) -> Hearing:
     return made
 
 
-def cache_of(database: Any, hearing: Hearing) -> DefinitionCache:
-    return DefinitionCache(cast("Database", database), hearing, schema=SCHEMA, default_plan="none")
+@pytest.fixture
+def cache_of(hearing: Hearing) -> Iterator[CacheOf]:
+    """``cache_of(database)``."""
+    made: list[DefinitionCache] = []
+
+    def make(database: Any) -> DefinitionCache:
+        made.append(DefinitionCache(cast("Database", database), hearing, schema=SCHEMA, default_plan="none"))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 async def test_who_holds_what_was_read_again_asks_again(
-    gateway: Database, hearing: Hearing, clock: Clock, organization_id: UUID
+    cache_of: CacheOf, gateway: Database, hearing: Hearing, clock: Clock, organization_id: UUID
 ) -> None:
     """Nobody tells the holder of earlier definitions of a change: they are not among those that are known."""
-    cache = cache_of(gateway, hearing)
+    cache = cache_of(gateway)
     first = await cache.get(organization_id, 10)
     assert first is not None
     hearing.lose()
@@ -71,17 +80,19 @@ async def test_who_holds_what_was_read_again_asks_again(
 
 
 async def test_what_is_forgotten_for_want_of_room_is_not_believed(
-    gateway: Database, hearing: Hearing, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    cache_of: CacheOf, gateway: Database, hearing: Hearing, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(definitions, "_CAPACITY", 2)
-    cache = cache_of(gateway, hearing)
+    cache = cache_of(gateway)
     found = [await cache.get(new_id(), 10) for _ in range(3)]
     assert [each is not None and cache.believed(each, clock.now) for each in found] == [False, True, True]
 
 
-async def test_a_database_that_is_away_is_asked_by_one_at_a_time(hearing: Hearing, clock: Clock) -> None:
+async def test_a_database_that_is_away_is_asked_by_one_at_a_time(
+    cache_of: CacheOf, hearing: Hearing, clock: Clock
+) -> None:
     database = Closed()
-    cache = cache_of(database, hearing)
+    cache = cache_of(database)
     for _ in range(50):
         assert await cache.get(new_id(), 0.01) is None
     assert database.asked == 1
@@ -100,6 +111,7 @@ async def test_policies_that_may_have_changed_a_second_ago_are_not_asked_by(
     limits.hearing.heard_until(clock.now)
     await policy(quota=10, on_failure="closed")
     assert (await limits.check(caller, LIST)).allowed
+    limits._definitions.close()
     limits._definitions._database = cast("Database", Closed())
     limits._heard(f"organization:{caller.organization_id}")
     clock.now += 0.01
@@ -120,9 +132,9 @@ def test_doubt_is_as_old_as_the_first_one() -> None:
 
 
 async def test_who_was_cut_off_does_not_know_since_when_it_is_wrong(
-    gateway: Database, hearing: Hearing, clock: Clock, organization_id: UUID
+    cache_of: CacheOf, gateway: Database, hearing: Hearing, clock: Clock, organization_id: UUID
 ) -> None:
-    cache = cache_of(gateway, hearing)
+    cache = cache_of(gateway)
     found = await cache.get(organization_id, 10)
     assert found is not None
     hearing.lose()

@@ -52,21 +52,25 @@ async def test_a_request_is_refused_with_the_price_of_the_work(
     meter: Meter, principal: PrincipalFactory, policy: MakePolicy
 ) -> None:
     await policy(quota=10, name="work")
+    charged: list[Decision] = []
     for _ in range(2):
-        await meter.charge(principal(), STEP, 4)
+        await meter.charge(principal(), STEP, 4, charged)
     with pytest.raises(QuotaExceeded) as caught:
-        await meter.charge(principal(), STEP, 4)
+        await meter.charge(principal(), STEP, 4, charged)
     assert caught.value.extensions["receipt"]["policies"][0]["cost"] == 4
     assert caught.value.headers["RateLimit-Policy"] == '"work";q=10;w=3600'
+    assert charged == [], "a request that is refused pays for no part of its work"
+    await meter.charge(principal(), STEP, 10, charged)
+    assert len(charged) == 1
 
 
 async def test_who_has_no_organisation_has_no_limits(meter: Meter, principal: PrincipalFactory) -> None:
-    await meter.charge(principal(organization_id=NIL), STEP, 1_000_000)
+    await meter.charge(principal(organization_id=NIL), STEP, 1_000_000, [])
 
 
 async def test_nothing_is_free_of_charge(meter: Meter, principal: PrincipalFactory, policy: MakePolicy) -> None:
     await policy(quota=0)
-    await meter.charge(principal(), STEP, 0)
+    await meter.charge(principal(), STEP, 0, [])
 
 
 class Away:
@@ -79,7 +83,7 @@ class Away:
 async def test_503_when_it_cannot_be_told(gateway: Database, principal: PrincipalFactory) -> None:
     meter = Meter(Away(), UsageRecorder(gateway, schema=SCHEMA))  # type: ignore[arg-type]
     with pytest.raises(ReducedCapacity):
-        await meter.charge(principal(), STEP, 1)
+        await meter.charge(principal(), STEP, 1, [])
     await meter.stop()
 
 

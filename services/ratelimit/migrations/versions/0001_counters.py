@@ -19,7 +19,9 @@ branch_labels = None
 depends_on = None
 
 _TABLES = [
-    # used: debited, whether it was spent or not. admitted: what the processes say they have spent of it.
+    # used: debited, whether it was spent or not. admitted: what the processes say they have spent of it; what was taken
+    # back may be said before it is said that it was spent. refused: somebody did not get what was needed, and wants to
+    # hear of units that come back.
     # Updates never touch an index, so that they stay on their page (HOT).
     """CREATE TABLE ratelimit.api_rate_limits (
   organization_id uuid NOT NULL, policy_id uuid NOT NULL, epoch integer NOT NULL, subject text COLLATE "C" NOT NULL,
@@ -27,8 +29,9 @@ _TABLES = [
   used bigint NOT NULL DEFAULT 0, admitted bigint NOT NULL DEFAULT 0,
   quota bigint NOT NULL, highest_quota bigint NOT NULL,
   leased_until timestamptz NOT NULL DEFAULT '-infinity', recalled_at timestamptz NOT NULL DEFAULT '-infinity',
+  refused boolean NOT NULL DEFAULT false,
   PRIMARY KEY (organization_id, policy_id, epoch, subject, window_start),
-  CHECK (used >= 0 AND admitted >= 0 AND octet_length(subject) BETWEEN 1 AND 512)
+  CHECK (used >= 0 AND octet_length(subject) BETWEEN 1 AND 512)
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.05)""",
     """CREATE TABLE ratelimit.concurrency_slots (
   organization_id uuid NOT NULL, policy_id uuid NOT NULL, epoch integer NOT NULL, subject text COLLATE "C" NOT NULL,
@@ -120,14 +123,16 @@ BEGIN
   ), changed AS (
     UPDATE api_rate_limits r SET
       used = grant_units(r.used - part.unused, part.quota, part.need, part.want, live),
-      admitted = greatest(r.admitted + part.spent, 0),
+      admitted = r.admitted + part.spent,
       quota = coalesce(part.quota, r.quota), highest_quota = greatest(part.quota, r.highest_quota),
       leased_until = CASE WHEN part.want > 0 AND part.quota > r.used - part.unused
         THEN greatest(r.leased_until, moment + lease_of(part.at, part.ends)) ELSE r.leased_until END,
       recalled_at = CASE WHEN part.quota - greatest(r.used - part.unused, 0) < part.need
           AND r.leased_until > moment AND r.recalled_at < moment - interval '100 milliseconds'
           AND greatest(r.used - part.unused, least(part.quota, r.used)) > r.admitted + part.spent
-        THEN moment ELSE r.recalled_at END
+        THEN moment ELSE r.recalled_at END,
+      refused = CASE WHEN part.quota - greatest(r.used - part.unused, 0) < part.need THEN true
+        ELSE r.refused AND part.unused <= 0 END
     FROM part
     WHERE r.organization_id = part.o AND r.policy_id = part.p AND r.epoch = part.e AND r.subject = part.s
       AND r.window_start = part.at
@@ -135,7 +140,9 @@ BEGIN
       new.used - greatest(old.used - part.unused, 0) AS grants,
       old.leased_until > moment AND new.used > new.admitted AS owed,
       CASE WHEN new.recalled_at = moment THEN pg_notify('guardian_limits',
-        'recall:' || part.o || '/' || part.p || '/' || part.e || '/' || part.s)::text END
+        'recall:' || part.o || '/' || part.p || '/' || part.e || '/' || part.s)::text END,
+      CASE WHEN old.refused AND new.used < old.used THEN pg_notify('guardian_limits',
+        'freed:' || part.o || '/' || part.p || '/' || part.e || '/' || part.s)::text END
   )
   SELECT place, grants, greatest(remaining, 0), extract(epoch FROM at)::bigint,
     extract(epoch FROM ends - moment)::double precision,
@@ -219,6 +226,14 @@ _PURGE = """CREATE FUNCTION ratelimit.purge_counters(kept interval) RETURNS bigi
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, ratelimit, pg_temp AS $$
   DELETE FROM replicas WHERE seen_at < clock_timestamp() - interval '1 day';
   DELETE FROM concurrency_slots WHERE expires_at < clock_timestamp() - interval '1 hour';
+  -- The row that holders of slots wait for each other on; the next one makes it again.
+  WITH idle AS (
+    SELECT r.ctid FROM api_rate_limits r WHERE r.window_start = '-infinity' AND NOT EXISTS (
+      SELECT FROM concurrency_slots c WHERE c.organization_id = r.organization_id AND c.policy_id = r.policy_id
+        AND c.epoch = r.epoch AND c.subject = r.subject)
+    LIMIT 10000 FOR UPDATE SKIP LOCKED
+  )
+  DELETE FROM api_rate_limits r USING idle WHERE r.ctid = idle.ctid;
   WITH old AS (
     SELECT ctid FROM api_rate_limits WHERE window_end < clock_timestamp() - kept LIMIT 10000 FOR UPDATE SKIP LOCKED
   ), gone AS (

@@ -63,8 +63,8 @@ _PLANS = {
     "pro": ("Pro", "For a team at work.", 2),
     "enterprise": ("Enterprise", "Everything, at scale.", 3),
 }
-# (plan, name, what for, quota, window or None, mode). The bursts are fast: nobody waits for a database to be told
-# that this second is full.
+# (plan, name, what for, quota, window or None, mode). What is fast (nobody waits for a database to be told that this
+# second is full) counts calls, whatever they cost: work that is larger than a second's quota could never pass.
 _PLAN_POLICIES = [
     ("free", "burst", "Calls in a second", 20, "second", "fast"),
     ("free", "minute", "Calls in a minute", 300, "minute", "exact"),
@@ -136,9 +136,9 @@ def _plan_rows() -> list[str]:
         period = f"'{window}'" if window else "NULL"
         # The id is derived, so that every installation has the same one and a receipt can be looked up anywhere.
         rows.append(
-            'INSERT INTO ratelimit.plan_policies (plan, id, name, description, quota, unit, "window", mode) VALUES '  # noqa: S608
+            'INSERT INTO ratelimit.plan_policies (plan, id, name, description, quota, unit, "window", mode, weighted) VALUES '  # noqa: S608
             f"('{plan}', md5('guardian-plan:{plan}:{name}')::uuid, '{name}', '{text}', {quota}, '{unit}', {period}, "
-            f"'{mode}')"
+            f"'{mode}', {mode != 'fast'})"
         )
     return rows
 

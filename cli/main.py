@@ -12,6 +12,7 @@ import typer
 from cli.events.commands import events
 from cli.limits import limits
 from cli.plans import plans
+from cli.sign import sign
 
 app = typer.Typer(
     name="guardian",
@@ -152,6 +153,7 @@ def contracts(
 app.add_typer(events, name="events")
 app.add_typer(plans, name="plans")
 app.add_typer(limits, name="limits")
+app.command()(sign)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,11 @@ from gateway.credentials import CHANNEL, Credentials
 from gateway.last_used import LastUsed
 from gateway.limits import Metering
 from gateway.metrics import GatewayMetrics
+from gateway.nonces import Nonces
 from gateway.pages import Probes, build_pages, read_contract
 from gateway.pipeline import Pipeline
 from gateway.routing import Operation, Route, RoutingTable
+from gateway.signatures import SignatureGate
 from gateway.stages import QuotaGate, SignatureVerifier
 from gateway.trace import Tracing
 from gateway.upstream import HttpUpstream
@@ -23,6 +25,7 @@ from shared.db import Database
 from shared.db.listener import Listener
 from shared.http.hosting import hosting
 from shared.settings import Settings
+from shared.vault import SIGNING_KEYS, Vault
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,7 @@ class Gateway:
             stack.push_async_callback(parts.last_used.stop)
             parts.listener.start()
             stack.push_async_callback(parts.listener.stop)
+            stack.push_async_callback(parts.nonces.stop)
             if parts.metering is not None:
                 await stack.enter_async_context(parts.metering.running())
             parts.probes.started = True
@@ -94,7 +98,9 @@ class _Parts:
     """What has a life of its own inside a gateway."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        self.credentials = Credentials(database, settings.credential_grace_seconds)
+        vault = Vault(settings.derive_key(SIGNING_KEYS))
+        self.credentials = Credentials(database, vault, settings.credential_grace_seconds)
+        self.nonces = Nonces(database)
         credentials = self.credentials
         self.listener = Listener(
             database, CHANNEL, credentials.heard, credentials.listening, credentials.hearing.heard_until
@@ -140,11 +146,12 @@ def create_gateway(
         pages=build_pages(settings, table, parts.probes, openapi=openapi, sign_in=sign_in),
         tracing=parts.tracing,
         metrics=parts.metrics,
-        signatures=signatures,
+        signatures=SignatureGate(parts.nonces) if signatures is None else signatures,
         quotas=quotas,
     )
     watch = parts.metrics.watch
     watch("guardian_gateway_in_flight", "Requests being answered", lambda: pipeline.in_flight)
+    watch("guardian_gateway_nonce_calls", "Questions whether signatures are new", lambda: parts.nonces.asked)
     watch("guardian_gateway_key_lookups", "Keys asked of the database", lambda: parts.credentials.keys.lookups)
     for service, upstream in upstreams.items():
         if isinstance(upstream, HttpUpstream):

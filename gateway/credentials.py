@@ -20,12 +20,14 @@ from uuid import UUID
 
 import asyncpg
 
+from gateway.signatures import Signing, signing_of
 from shared.auth import ActorType
 from shared.db import Database
 from shared.db.database import AWAY
 from shared.db.hearing import HEARING_SECONDS, Hearing
 from shared.errors import ServiceUnavailable
 from shared.ids import NIL
+from shared.vault import Vault
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ _AGAIN_SECONDS = 0.5
 
 KEY_SQL = (
     "SELECT public_id, secret_sha256, organization_id, actor_id, actor_type, scopes, expires_at, disabled, "
-    "on_behalf_of FROM identity.resolve_api_key($1)"
+    "on_behalf_of, signature_policy, signing_keys FROM identity.resolve_api_key($1)"
 )
 SESSION_SQL = (
     "SELECT token_sha256, organization_id, actor_id, scopes, expires_at, authenticated_at "
@@ -65,6 +67,7 @@ class Credential:
     on_behalf_of: str | None = None
     session_id: str | None = None
     authenticated_at: int = 0
+    signing: Signing | None = None
 
 
 Fetch = Callable[[bytes], Awaitable[Credential | None]]
@@ -193,8 +196,9 @@ class Cache:
 class Credentials:
     """The keys and sessions of every organisation, as far as they were asked for."""
 
-    def __init__(self, database: Database, grace: float = 0.0) -> None:
+    def __init__(self, database: Database, vault: Vault, grace: float = 0.0) -> None:
         self._database = database
+        self._vault = vault
         self.hearing = Hearing()
         self.keys = Cache(self._fetch_key, self.hearing, grace)
         self.sessions = Cache(self._fetch_session, self.hearing, grace)
@@ -232,10 +236,10 @@ class Credentials:
         row = await self._ask(KEY_SQL, public_id.decode("ascii"))
         if row is None:
             return None
-        behalf = row["on_behalf_of"]
+        behalf, organization_id = row["on_behalf_of"], _plain(row["organization_id"])
         return Credential(
             sha256=row["secret_sha256"],
-            organization_id=_plain(row["organization_id"]),
+            organization_id=organization_id,
             actor_type="api_key",
             actor_id=row["actor_id"],
             scopes=frozenset(row["scopes"]),
@@ -243,6 +247,7 @@ class Credentials:
             fetched_at=0.0,
             disabled=row["disabled"],
             on_behalf_of=str(behalf) if behalf else None,
+            signing=signing_of(row["signature_policy"], row["signing_keys"], organization_id, self._vault),
         )
 
     async def _fetch_session(self, token_sha256: bytes) -> Credential | None:

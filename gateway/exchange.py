@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.edge import Pair
     from gateway.pipeline import Pipeline
     from gateway.routing import Route
+    from gateway.stages import Content
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Exchange:
     __slots__ = (
         "_body_left",
         "_body_seen_at",
+        "_content",
         "_deadline",
         "_ended",
         "_extra",
@@ -84,6 +86,7 @@ class Exchange:
         self._task: asyncio.Task[Any] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._verdict: Problem | None = None
+        self._content: Content | None = None
         self._extra: list[Pair] = []
         self.answered = self.complete = False
         self.status = _CLIENT_LEFT
@@ -138,7 +141,7 @@ class Exchange:
         self.principal = principal = self._principal_of(credential)
         receive = self._raw_receive if self._body_left < 0 else self.receive
         if core.signatures is not None or core.quotas is not None:
-            receive = await self._take_stages(route, principal, receive)
+            receive = await self._take_stages(route, principal, credential, receive)
         await self._forward(route, principal, receive)
 
     def _admit(self) -> None:
@@ -224,13 +227,16 @@ class Exchange:
             self.request_id,
         )
 
-    async def _take_stages(self, route: Route, principal: Principal, receive: Any) -> Any:
+    async def _take_stages(
+        self, route: Route, principal: Principal, credential: Credential | None, receive: Any
+    ) -> Any:
         core, scope = self.core, self.scope
         call = Call(
-            scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal
-        )
+            scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal,
+            None if credential is None else credential.signing, self.secure,
+        )  # fmt: skip
         if core.signatures is not None:
-            receive = await core.signatures.verify(call, receive)
+            receive, self._content = await core.signatures.verify(call, receive)
         if core.quotas is not None:
             headers, self._ended, refused = await core.quotas.take(call)
             self._extra += headers
@@ -317,14 +323,25 @@ class Exchange:
         self._reading = False
         if message["type"] == "http.request":
             self._body_seen_at = time.perf_counter()
-            self._body_left -= len(message.get("body", b""))
+            body, more = message.get("body", b""), message.get("more_body", False)
+            self._body_left -= len(body)
             if self._body_left < 0:
-                self._give_up(self._too_large())
-                await asyncio.sleep(0)  # where the cancellation arrives
-                return {"type": "http.disconnect"}
-            if not message.get("more_body", False):
+                return await self._break_off(self._too_large())
+            if self._content is not None:
+                self._content.update(body)
+                try:
+                    if not more:
+                        await self._content.finish()
+                except Problem as problem:
+                    return await self._break_off(problem)
+            if not more:
                 self._body_left = 0
         return message
+
+    async def _break_off(self, problem: Problem) -> Any:
+        self._give_up(problem)
+        await asyncio.sleep(0)  # where the cancellation arrives
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Any) -> None:
         """The service's answer, with the gateway's headers."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from gateway.edge import Pair
     from gateway.routing import Route
+    from gateway.signatures import Signing
     from shared.auth import Principal
     from shared.errors import Problem
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Call:
     """An authenticated request as a stage sees it. ``path`` is decoded; ``headers`` are the client's own, before any
-    were dropped.
+    were dropped. ``signing`` says how its credential must sign, None: it need not.
     """
 
     method: str
@@ -30,13 +31,32 @@ class Call:
     headers: Sequence[Pair]
     route: Route
     principal: Principal
+    signing: Signing | None = None
+    secure: bool = False
+
+
+class Content(Protocol):
+    """A request's content, checked as it comes: ``update`` with each piece, and ``finish`` before the last is passed on."""
+
+    def update(self, piece: bytes) -> None: ...
+
+    async def finish(self) -> None:
+        """Raise the problem that answers the request, if the content is not what was signed."""
+        ...
+
+
+class Verified(NamedTuple):
+    """Where the content of a verified request is read from, and what is still to be checked with it."""
+
+    receive: Any
+    content: Content | None = None
 
 
 class SignatureVerifier(Protocol):
     """Verifies signed requests."""
 
-    async def verify(self, call: Call, receive: Any) -> Any:
-        """Raise ``Unauthenticated``, or return the ``receive`` to read the body from (it may check a digest)."""
+    async def verify(self, call: Call, receive: Any) -> Verified:
+        """Raise the problem that answers a request without a signature that holds."""
         ...
 
 

@@ -26,6 +26,7 @@ _TYPES = {
     "member": "added removed role_changed",
     "organization": "created updated",
     "pipeline": "created updated deleted",
+    "signing_key": "created rotated revoked",
     "usage": "recorded",
     "user": "signed_up updated email_verified password_changed signed_in signed_out sign_in_failed",
 }
@@ -42,7 +43,12 @@ _ACTOR_TYPES = {
     "system": "system",
     "unauthenticated": "anonymous",
 }
-_RISK_OF_TARGET: Mapping[str, RiskLevel] = {"api_key": "medium", "limit_override": "medium", "limit_policy": "medium"}
+_RISK_OF_TARGET: Mapping[str, RiskLevel] = {
+    "api_key": "medium",
+    "limit_override": "medium",
+    "limit_policy": "medium",
+    "signing_key": "medium",
+}
 _RISK_OF_VERB: Mapping[str, RiskLevel] = {
     "deleted": "medium",
     "removed": "medium",

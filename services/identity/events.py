@@ -17,6 +17,7 @@ PersonalTextOrNone = Annotated[str | None, PersonalData]
 _USER = "0198c5a0-0000-7000-8000-000000000001"
 _SESSION = "0198c5a0-0000-7000-8000-000000000021"
 _KEY = "0198c5a0-0000-7000-8000-000000000031"
+_SIGNING_KEY = "0198c5a0-0000-7000-8000-000000000041"
 _AT = "2026-01-15T12:00:00Z"
 
 
@@ -201,3 +202,38 @@ class ApiKeyRotated(Event):
     public_id: str
     replaced_by: UUID
     overlap_ends_at: datetime
+
+
+@event(
+    "signing_key.created",
+    entity="signing_key",
+    example={"api_key_id": _KEY, "algorithm": "hmac-sha256", "expires_at": None, "rotated_from": None},
+)
+class SigningKeyCreated(Event):
+    """An API key can be signed for with one key more; ``rotated_from`` names the one it follows or is a copy of."""
+
+    api_key_id: UUID
+    algorithm: str
+    expires_at: datetime | None
+    rotated_from: UUID | None
+
+
+@event(
+    "signing_key.rotated",
+    entity="signing_key",
+    example={"api_key_id": _KEY, "replaced_by": _SIGNING_KEY, "overlap_ends_at": _AT},
+)
+class SigningKeyRotated(Event):
+    """A signing key has a successor and works until ``overlap_ends_at``."""
+
+    api_key_id: UUID
+    replaced_by: UUID
+    overlap_ends_at: datetime
+
+
+@event("signing_key.revoked", entity="signing_key", example={"api_key_id": _KEY, "reason": "revoked"})
+class SigningKeyRevoked(Event):
+    """A signing key does not work any more. ``reason``: revoked or rotated."""
+
+    api_key_id: UUID
+    reason: str

@@ -8,6 +8,7 @@ from services.identity.accounts import service as account_service
 from services.identity.mails import service as mails
 from services.identity.mails import texts
 from services.identity.sessions import repository as sessions
+from services.identity.signing_keys import repository as signing_keys
 from shared import clock
 from shared.db import Database, Record
 from shared.http import idempotency
@@ -76,3 +77,9 @@ async def purge(database: Database) -> None:
         await accounts.purge_tokens(session, now)
         await mails.purge(session)
     await idempotency.purge(database)
+
+
+async def forget_nonces(database: Database) -> None:
+    """Forget the nonces of signatures that have expired: a repetition is refused for its age from then on."""
+    async with database.transaction() as session:
+        await signing_keys.forget_nonces(session)

@@ -1,8 +1,8 @@
-"""The tables of the schema ``identity``: global ones, and the answers kept for repeated requests."""
+"""The tables of the schema ``identity``: global ones, signing keys, and the answers kept for repeated requests."""
 
-from sqlalchemy import ARRAY, BigInteger, Column, DateTime, Integer, LargeBinary, Text, Uuid
+from sqlalchemy import ARRAY, BigInteger, Boolean, Column, DateTime, Integer, LargeBinary, Text, Uuid
 
-from shared.db import global_table, metadata_for
+from shared.db import global_table, metadata_for, tenant_table
 from shared.http import idempotency
 
 metadata = metadata_for("identity")
@@ -120,10 +120,37 @@ api_keys = global_table(
     Column("replaced_by", Uuid),
     _moment("overlap_ends_at", nullable=True),
     _moment("last_used_at", nullable=True),
+    Column("signature_policy", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     _moment("created_at"),
     _moment("updated_at"),
 )
+
+signing_keys = tenant_table(
+    "signing_keys",
+    metadata,
+    Column("api_key_id", Uuid, nullable=False),
+    Column("algorithm", Text, nullable=False),
+    Column("material", LargeBinary, nullable=False),
+    Column("rotated_from", Uuid),
+    Column("created_by", Uuid, nullable=False),
+    _moment("expires_at", nullable=True),
+    _moment("revoked_at", nullable=True),
+    Column("version", BigInteger, nullable=False),
+    _moment("created_at"),
+    _moment("updated_at"),
+)
+
+# Read and written by functions of the database alone (migration 0004).
+for _name in ("request_nonces", "request_nonces_ahead"):
+    global_table(
+        _name,
+        metadata,
+        Column("signing_key_id", Uuid, primary_key=True),
+        Column("nonce", Text, primary_key=True),
+        _moment("until"),
+    )
+global_table("nonce_memory", metadata, Column("only_row", Boolean, primary_key=True), _moment("since"))
 
 mail_outbox = global_table(
     "mail_outbox",

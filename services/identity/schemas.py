@@ -1,12 +1,15 @@
 """Field types of several resources."""
 
-from typing import Annotated
+from datetime import datetime, timedelta
+from typing import Annotated, Self
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from services.identity.domain import MAX_PASSWORD, MIN_PASSWORD
-from shared.http.fields import Email
+from shared.http.fields import Email, Input, Moment
+
+_TEN_YEARS = 3652 * 86_400
 
 
 def _deliverable(address: str) -> str:
@@ -37,3 +40,20 @@ class Accepted(BaseModel):
     """The request was understood; what it causes happens elsewhere."""
 
     status: str = Field("accepted", examples=["accepted"])
+
+
+class Lifetime(Input):
+    """How long what is made is to work."""
+
+    expires_at: Moment | None = Field(None, description="never, when this and expires_in are left out")
+    expires_in: int | None = Field(None, ge=1, le=_TEN_YEARS, description="seconds from now, instead of expires_at")
+
+    @model_validator(mode="after")
+    def _expires_once(self) -> Self:
+        if self.expires_at is not None and self.expires_in is not None:
+            raise ValueError("give expires_at or expires_in, not both")
+        return self
+
+    def ends_at(self, now: datetime) -> datetime | None:
+        """When it expires; None: never."""
+        return self.expires_at if self.expires_in is None else now + timedelta(seconds=self.expires_in)

@@ -1,4 +1,4 @@
-"""What handlers here take from a request: settings, guard, the client; and the answer that signs in."""
+"""What handlers here take from a request: settings, guard, vault, the client; and the answer that signs in."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +14,7 @@ from shared.db import Database, Session
 from shared.http import json_response
 from shared.http.unit_of_work import UnitOfWork
 from shared.settings import Settings
+from shared.vault import Vault
 
 _USER_AGENT_LENGTH = 400
 
@@ -26,6 +27,7 @@ class Edge:
         self.settings: Settings = state.settings
         self.own: IdentitySettings = state.identity_settings
         self.guard: Guard = state.guard
+        self.vault: Vault = state.vault
         self.database: Database = state.database
         self._unit: UnitOfWork = request.scope["unit_of_work"]
         self.address: str | None = request.scope["principal"].client_address

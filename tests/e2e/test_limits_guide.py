@@ -1,43 +1,22 @@
 """The commands of docs/guides/limits.md, pasted into a shell as they stand there."""
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.platform import POSTGRES, ROOT, SPLIT, Mode, RunningPlatform, params
+from tests.e2e.guides import said
+from tests.e2e.platform import POSTGRES, SPLIT, Mode, RunningPlatform, params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
-
-_MARK = "@@@"
 
 
 @pytest.fixture(params=params(POSTGRES, SPLIT))
 def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
     """What the events travel on changes nothing here."""
     return platforms(request.param)
-
-
-def said(platform: RunningPlatform) -> dict[str, str]:
-    """What each section's commands printed, by the section's title."""
-    guide = (ROOT / "docs/guides/limits.md").read_text()
-    script = ["set -eu"]
-    for section in re.split(r"^## ", guide, flags=re.MULTILINE):
-        script.append(f"echo '{_MARK}{section.partition(chr(10))[0]}'")
-        script += re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARDIAN_")}
-    environment |= {"GUARDIAN_HOME": str(platform.home), "GUARDIAN_PORT": str(platform.port)}
-    shell = subprocess.run(
-        ["bash"], input="\n".join(script), env=environment, cwd=Path(ROOT), capture_output=True, text=True, check=False
-    )
-    assert shell.returncode == 0, shell.stderr
-    parts = shell.stdout.split(_MARK)[1:]
-    return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}
 
 
 def documents(text: str) -> list[Any]:
@@ -51,7 +30,7 @@ def documents(text: str) -> list[Any]:
 
 
 def test_set_hit_read_simulate_raise(platform: RunningPlatform) -> None:
-    printed = said(platform)
+    printed = said(platform, "limits")
     policy = printed["Set a limit"].strip()
 
     hit = printed["Run into it"]

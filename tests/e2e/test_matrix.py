@@ -185,6 +185,8 @@ def targets(platform: RunningPlatform) -> dict[str, str]:
         contact = client.post("/v1/contacts", json={"first_name": "Target"}).json()
         limit = client.post("/v1/limits/policies", json=_LIMIT | {"name": f"t-{new_id().hex[-8:]}"}).json()
         exception = client.post(f"/v1/limits/policies/{limit['id']}/overrides", json={"pattern": "key:*", "quota": 5})
+        key = client.post("/v1/api-keys", json={"name": "target", "scopes": []}).json()
+        signing_key = client.post(f"/v1/api-keys/{key['id']}/signing-keys", json={}).json()
         field = {"record_type": "contact", "key": f"t{new_id().hex[-8:]}", "label": "T", "type": "text"}
         made = {
             "contacts": contact["id"],
@@ -199,7 +201,8 @@ def targets(platform: RunningPlatform) -> dict[str, str]:
             "invitations": client.post(
                 "/v1/invitations", json={"email": f"{new_id()}@example.com", "role": "member"}
             ).json()["id"],
-            "api-keys": client.post("/v1/api-keys", json={"name": "target", "scopes": []}).json()["id"],
+            "api-keys": key["id"],
+            "signing_key_id": signing_key["id"],
         }
         audit = wait_for(lambda: client.get("/v1/audit/events", params={"target_id": contact["id"]}).json()["data"])
         return {**made, "audit": audit[0]["id"]}

@@ -12,11 +12,11 @@ CREATE TABLE identity.asked (what text NOT NULL);
 
 CREATE FUNCTION identity.resolve_api_key(p_public_id text)
 RETURNS TABLE (public_id text, secret_sha256 bytea, organization_id uuid, actor_id text, actor_type text,
-  scopes text[], expires_at timestamptz, disabled bool, on_behalf_of uuid, mode text)
+  scopes text[], expires_at timestamptz, disabled bool, on_behalf_of uuid, mode text, signature_policy text, signing_keys jsonb)
 LANGUAGE sql SECURITY DEFINER SET search_path = identity, pg_temp AS $$
   INSERT INTO asked VALUES ('key:' || p_public_id);
   SELECT k.public_id, k.secret_sha256, k.organization_id, k.actor_id, 'api_key', k.scopes, k.expires_at, k.disabled,
-    k.on_behalf_of, k.mode FROM keys k WHERE k.public_id = p_public_id;
+    k.on_behalf_of, k.mode, 'off', '[]'::jsonb FROM keys k WHERE k.public_id = p_public_id;
 $$;
 CREATE FUNCTION identity.resolve_session(p_token_sha256 bytea)
 RETURNS TABLE (token_sha256 bytea, organization_id uuid, actor_id text, scopes text[], expires_at timestamptz,

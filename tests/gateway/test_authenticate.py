@@ -27,6 +27,7 @@ from shared.errors import BadRequest, ServiceUnavailable, Unauthenticated
 from shared.ids import new_id
 from shared.settings import Settings
 from shared.testing.server import run
+from shared.vault import Vault
 from tests.gateway.world import World
 
 
@@ -309,7 +310,7 @@ def test_the_gateways_role_may_do_nothing_else(world: World) -> None:
 def test_no_header_makes_it_fail(authorization: bytes | None, cookie: bytes) -> None:
     settings = Settings(database_url=SecretStr("postgresql://postgres:x@127.0.0.1:1/none"))
     database = Database(settings, "gateway")
-    known = Credentials(database)
+    known = Credentials(database, Vault(bytes(32)))
     authenticator = Authenticator(settings, known, LastUsed(database))
     if authorization is not None:
         assert authenticator.by_warm_key(authorization) is None

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from services.identity.api_keys import service
 from services.identity.api_keys.schemas import ApiKey, ApiKeyChange, ApiKeyCreate, ApiKeyReroll, NewApiKey
+from services.identity.web import EdgeDep
 from shared.auth import Principal
 from shared.http import (
     Page,
@@ -54,7 +55,7 @@ async def get_api_key(principal: Reader, session: RequestSession, request: Reque
 async def update_api_key(
     principal: Writer, session: RequestSession, request: Request, key_id: UUID, body: ApiKeyChange
 ) -> Response:
-    """Rename a key, or change its scopes or expiry; takes effect everywhere within a second."""
+    """Rename a key, or change its scopes, expiry or signature policy; takes effect everywhere within a second."""
     before = await service.get(session, principal, key_id, lock=True)
     check_if_match(request, before["version"])
     row = await service.change(session, principal, before, body)
@@ -74,12 +75,15 @@ async def revoke_api_key(principal: Writer, session: RequestSession, request: Re
 @router.post("/{key_id}/reroll", status_code=201, response_model=NewApiKey)
 @rated(route_class="admin")
 async def reroll_api_key(
-    principal: Writer, session: RequestSession, request: Request, key_id: UUID, body: ApiKeyReroll
+    principal: Writer, session: RequestSession, edge: EdgeDep, request: Request, key_id: UUID, body: ApiKeyReroll
 ) -> Response:
-    """Make a key's successor; the old one goes on working for ``overlap_seconds``."""
+    """Make a key's successor; the old one goes on working for ``overlap_seconds``.
+
+    It has the same signature policy, and copies of the signing keys: the same secrets under ids of their own.
+    """
     before = await service.get(session, principal, key_id, lock=True)
     check_if_match(request, before["version"])
-    row, text = await service.reroll(session, principal, before, body)
+    row, text = await service.reroll(session, edge.vault, principal, before, body)
     return _new(row, text)
 
 

@@ -1,38 +1,34 @@
 """Bodies of the API key operations."""
 
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints
 
 from services.identity.domain import Mode
-from services.identity.schemas import Version
-from shared.http.fields import Input, Moment, Name
+from services.identity.schemas import Lifetime, Version
+from services.identity.signing_keys.domain import SignaturePolicy
+from shared.http.fields import Input, Moment, Name, omitted
 
 Scope = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z_]*:(read|write)$", max_length=64)]
 Scopes = Annotated[
     list[Scope],
     Field(max_length=100, examples=[["contacts:read"]], description="at most the caller's own"),
 ]
+_POLICY = (
+    "whether requests must be signed: v1 as RFC 9421 says, v0 by the older scheme, both by either; needs a signing key "
+    "(v0 and both: of hmac-sha256)"
+)
 THIRTY_DAYS = 30 * 86_400
-TEN_YEARS = 3652 * 86_400
 
 
-class ApiKeyCreate(Input):
+class ApiKeyCreate(Lifetime):
     """A new key."""
 
     name: Name = Field(examples=["Nightly import"])
     scopes: Scopes
     mode: Mode = Field("live", description="written into the key; test keys are told apart at a glance")
-    expires_at: Moment | None = Field(None, description="never, when this and expires_in are left out")
-    expires_in: int | None = Field(None, ge=1, le=TEN_YEARS, description="seconds from now, instead of expires_at")
-
-    @model_validator(mode="after")
-    def _expires_once(self) -> Self:
-        if self.expires_at is not None and self.expires_in is not None:
-            raise ValueError("give expires_at or expires_in, not both")
-        return self
 
 
 class ApiKeyChange(Input):
@@ -41,6 +37,7 @@ class ApiKeyChange(Input):
     name: Name = Field("", examples=["Nightly import"])
     scopes: Scopes = Field(default_factory=list)
     expires_at: Moment | None = Field(None, description="null: never")
+    signature_policy: Annotated[SignaturePolicy, Field(description=_POLICY)] = omitted()
 
 
 class ApiKeyReroll(Input):
@@ -65,6 +62,7 @@ class ApiKey(BaseModel):
     replaced_by: UUID | None
     overlap_ends_at: datetime | None = Field(description="a replaced key works until then")
     last_used_at: datetime | None = Field(description="a minute coarse")
+    signature_policy: SignaturePolicy = Field(description=_POLICY)
     version: Version
     created_at: datetime
     updated_at: datetime

@@ -1,49 +1,57 @@
 """Use cases of API keys. A key never has a scope that whoever makes it lacks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from services.identity.api_keys import repository
+from services.identity.api_keys import repository, rules
 from services.identity.api_keys.schemas import ApiKeyChange, ApiKeyCreate, ApiKeyReroll
-from services.identity.domain import ALL_SCOPES, exceeding
 from services.identity.events import ApiKeyCreated, ApiKeyRevoked, ApiKeyRotated, ApiKeyUpdated
+from services.identity.signing_keys import service as signing_keys
+from services.identity.signing_keys.domain import SignaturePolicy
 from shared import clock
 from shared.auth import Principal, api_key
 from shared.db import Record, Session
-from shared.errors import Conflict, Forbidden, NotFound, ValidationFailed
+from shared.errors import Conflict, NotFound
 from shared.events import publish
 from shared.http.pagination import PageParams, decode_moment_cursor
 from shared.ids import new_id
+from shared.vault import Vault
 
 SORT = "created_at"
 
 
 async def create(
-    session: Session, principal: Principal, body: ApiKeyCreate, *, rotated_from: UUID | None = None
+    session: Session,
+    principal: Principal,
+    body: ApiKeyCreate,
+    *,
+    rotated_from: UUID | None = None,
+    signature_policy: SignaturePolicy = "off",
 ) -> tuple[dict[str, Any], str]:
     """Store a key; the row, and the text that nobody will see again.
 
     Raises ``ValidationFailed`` for an unknown scope or a past expiry, ``Forbidden`` (``scopes_exceed_caller``).
     """
-    _check_scopes(principal, body.scopes)
+    rules.check_scopes(principal, body.scopes)
     now, key = clock.now(), api_key.generate(body.mode)
-    expires_at = now + timedelta(seconds=body.expires_in) if body.expires_in else body.expires_at
-    _check_expiry(expires_at)
+    expires_at = body.ends_at(now)
+    rules.check_expiry(expires_at)
     row: dict[str, Any] = {
         "id": new_id(),
         "public_id": key.public_id,
         "name": body.name,
         "mode": body.mode,
         "scopes": sorted(set(body.scopes)),
-        "created_by": _person(principal),
+        "created_by": rules.responsible_person(principal),
         "expires_at": expires_at,
         "revoked_at": None,
         "rotated_from": rotated_from,
         "replaced_by": None,
         "overlap_ends_at": None,
         "last_used_at": None,
+        "signature_policy": signature_policy,
         "version": 1,
         "created_at": now,
         "updated_at": now,
@@ -65,21 +73,24 @@ async def get(session: Session, principal: Principal, key_id: UUID, *, lock: boo
 
 
 async def change(session: Session, principal: Principal, before: Record, body: ApiKeyChange) -> Record:
-    """Change a locked key; raises ``Conflict`` for one that is revoked.
+    """Change a locked key; raises ``Conflict`` for one that is revoked, or could not meet its signature policy.
 
-    Raises ``Forbidden`` (``scopes_exceed_caller``) when a key that may more than the caller would get other scopes
-    or live longer. Ending it sooner only takes power away, as revoking does.
+    Raises ``Forbidden`` (``scopes_exceed_caller``) when a key that may more than the caller would get other scopes,
+    live longer or have another signature policy. Ending it sooner only takes power away, as revoking does.
     """
-    _require_alive(before)
+    rules.require_alive(before)
     wanted = body.model_dump(exclude_unset=True)
     if "scopes" in wanted:
         wanted["scopes"] = sorted(set(wanted["scopes"]))
-        _check_scopes(principal, wanted["scopes"])
+        rules.check_scopes(principal, wanted["scopes"])
     changed = {name: value for name, value in wanted.items() if before[name] != value}
     if "expires_at" in changed:
-        _check_expiry(changed["expires_at"])
-    if "scopes" in changed or ("expires_at" in changed and _outlives(changed["expires_at"], before["expires_at"])):
-        _check_covers(principal, before["scopes"])
+        rules.check_expiry(changed["expires_at"])
+    lengthened = "expires_at" in changed and rules.outlives(changed["expires_at"], before["expires_at"])
+    if lengthened or {"scopes", "signature_policy"} & changed.keys():
+        rules.check_covers(principal, before["scopes"])
+    if "signature_policy" in changed:
+        await signing_keys.check_policy(session, principal, before, changed["signature_policy"])
     if not changed:
         return before
     changes = {name: {"before": _plain(before[name]), "after": _plain(value)} for name, value in changed.items()}
@@ -106,15 +117,20 @@ async def revoke_made_by(session: Session, principal: Principal, user_id: UUID) 
 
 
 async def reroll(
-    session: Session, principal: Principal, before: Record, body: ApiKeyReroll
+    session: Session, vault: Vault, principal: Principal, before: Record, body: ApiKeyReroll
 ) -> tuple[dict[str, Any], str]:
-    """Make a successor of a locked key, which goes on working for the overlap; raises ``Conflict``."""
-    _require_alive(before)
+    """Make a successor of a locked key, which goes on working for the overlap; raises ``Conflict``.
+
+    The successor asks for the same signatures: it has the policy, and copies of the signing keys that work.
+    """
+    rules.require_alive(before)
     if before["replaced_by"] is not None:
         raise Conflict("The key has a successor already; reroll that one.", code="already_rerolled")
     expires_at = body.expires_at if "expires_at" in body.model_fields_set else before["expires_at"]
     again = ApiKeyCreate(name=before["name"], scopes=before["scopes"], mode=before["mode"], expires_at=expires_at)
-    row, text = await create(session, principal, again, rotated_from=before["id"])
+    policy: SignaturePolicy = before["signature_policy"]
+    row, text = await create(session, principal, again, rotated_from=before["id"], signature_policy=policy)
+    await signing_keys.copy(session, vault, principal, before["id"], row["id"])
     ends_at = clock.now() + timedelta(seconds=body.overlap_seconds)
     old = await _write(session, principal, before, {"replaced_by": row["id"], "overlap_ends_at": ends_at})
     event = ApiKeyRotated(public_id=old["public_id"], replaced_by=row["id"], overlap_ends_at=ends_at)
@@ -134,61 +150,6 @@ async def _write(session: Session, principal: Principal, before: Record, changed
     return await repository.change(
         session, principal.organization_id, before["id"], {**changed, "updated_at": clock.now()}
     )
-
-
-def _check_scopes(principal: Principal, scopes: Iterable[str]) -> None:
-    unknown = exceeding(scopes, ALL_SCOPES)
-    if unknown:
-        raise ValidationFailed(
-            f"There is no such scope: {', '.join(unknown)}. GET /v1/roles lists them.",
-            code="unknown_scope",
-            errors=[{"field": "/scopes", "code": "unknown_scope", "message": f"unknown: {', '.join(unknown)}"}],
-        )
-    beyond = exceeding(scopes, principal.scopes)
-    if beyond:
-        raise Forbidden(
-            f"You cannot give a key what you may not do yourself: {', '.join(beyond)}.", code="scopes_exceed_caller"
-        )
-
-
-def _check_covers(principal: Principal, scopes: Iterable[str]) -> None:
-    beyond = exceeding(scopes, principal.scopes)
-    if beyond:
-        raise Forbidden(
-            f"The key may do what you may not do yourself: {', '.join(beyond)}. You can rename or revoke it, "
-            "or let it expire sooner.",
-            code="scopes_exceed_caller",
-        )
-
-
-def _outlives(expires_at: datetime | None, other: datetime | None) -> bool:
-    """Whether a key with the first expiry works when one with the other has expired."""
-    return other is not None and (expires_at is None or expires_at > other)
-
-
-def _check_expiry(expires_at: datetime | None) -> None:
-    if expires_at is not None and expires_at <= clock.now():
-        raise ValidationFailed(
-            "The key would have expired already.",
-            code="expires_in_the_past",
-            errors=[{"field": "/expires_at", "code": "expires_in_the_past", "message": "must lie in the future"}],
-        )
-
-
-def _require_alive(row: Record) -> None:
-    if row["revoked_at"] is not None:
-        raise Conflict("The key is revoked and stays so; make a new one.", code="api_key_revoked")
-    ends = [moment for moment in (row["expires_at"], row["overlap_ends_at"]) if moment is not None]
-    if row["replaced_by"] is not None and ends and min(ends) <= clock.now():
-        raise Conflict("The key's overlap has ended; use its successor.", code="api_key_expired")
-
-
-def _person(principal: Principal) -> UUID:
-    if principal.actor_type == "user":
-        return UUID(principal.actor_id)
-    if principal.on_behalf_of is None:
-        raise Forbidden("A key is made by a person, or by a key of theirs.", code="user_required")
-    return UUID(principal.on_behalf_of)
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
         ("contact.created", "low"),
         ("contact.deleted", "medium"),
         ("api_key.created", "medium"),
+        ("signing_key.revoked", "medium"),
         ("member.role_changed", "medium"),
         ("user.sign_in_failed", "medium"),
         ("something.unheard_of", "low"),

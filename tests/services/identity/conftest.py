@@ -1,7 +1,10 @@
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
@@ -49,6 +52,14 @@ async def stranger(sign_up: People) -> Person:
 async def identity(database: Callable[[str], Any]) -> Database:
     made: Database = await database("identity")
     return made
+
+
+@pytest_asyncio.fixture
+async def gateway(settings: Settings) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A connection as the gateway's role."""
+    connection = await Database(settings, "gateway").connect()
+    yield connection
+    await connection.close()
 
 
 @pytest.fixture

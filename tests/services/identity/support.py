@@ -21,6 +21,8 @@ from shared.settings import Settings
 from shared.testing.client import ClientFactory
 
 PASSWORD = "seven-lamps-of-architecture"
+PUBLIC_KEY = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+"""Of Ed25519: RFC 8032 §7.1, the first test."""
 ADDRESS = "192.0.2.7"
 NOWHERE = "01900000-0000-7000-8000-000000000000"
 

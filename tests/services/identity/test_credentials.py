@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from base64 import b64decode
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,19 +19,12 @@ from shared.auth import api_key
 from shared.clock import FixedClock, use_clock
 from shared.db import Database
 from shared.settings import Settings
-from tests.services.identity.support import PASSWORD, Person, person, problem, sign_up_body, token_in
+from shared.vault import Vault
+from tests.services.identity.support import PASSWORD, PUBLIC_KEY, Person, person, problem, sign_up_body, token_in
 from tests.services.identity.test_api_keys import make
 from tests.services.identity.test_members import member_id
 
 Heard = Callable[[], Awaitable[list[str]]]
-
-
-@pytest_asyncio.fixture
-async def gateway(settings: Settings) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A connection as the gateway's role."""
-    connection = await Database(settings, "gateway").connect()
-    yield connection
-    await connection.close()
 
 
 @pytest_asyncio.fixture
@@ -78,7 +72,35 @@ class TestResolveApiKey:
             "disabled": False,
             "on_behalf_of": owner.principal.user_id,
             "mode": "test",
+            "signature_policy": "off",
+            "signing_keys": [],
         }
+
+    async def test_its_signing_keys_are_those_that_work(
+        self, gateway: asyncpg.Connection[asyncpg.Record], owner: Person, settings: Settings
+    ) -> None:
+        made = await make(owner)
+        path = f"/v1/api-keys/{made['id']}/signing-keys"
+        secret = (await owner.http.post(path, json={"expires_at": "2100-01-01T00:00:00Z"})).json()
+        pair = (await owner.http.post(path, json={"algorithm": "ed25519", "public_key": PUBLIC_KEY})).json()
+        revoked = (await owner.http.post(path, json={})).json()
+        await owner.http.delete(f"{path}/{revoked['id']}")
+        with use_clock(FixedClock(datetime(2026, 1, 15, 12, tzinfo=UTC))):  # long ago for the database
+            await owner.http.post(path, json={"expires_in": 60})
+        await owner.http.patch(f"/v1/api-keys/{made['id']}", json={"signature_policy": "both"})
+        row = await resolve_key(gateway, made["public_id"])
+        assert row is not None
+        found = row["signing_keys"]
+        material = b64decode(found[0].pop("material"), validate=True)
+        assert (row["signature_policy"], found) == (
+            "both",
+            [
+                {"id": secret["id"], "algorithm": "hmac-sha256", "expires_at": 4102444800},
+                {"id": pair["id"], "algorithm": "ed25519", "expires_at": None, "material": PUBLIC_KEY},
+            ],
+        )
+        vault = Vault(settings.derive_key("vault:signing-keys"))
+        assert vault.open(material, f"signing-key:{owner.organization_id}:{secret['id']}") == secret["secret"].encode()
 
     async def test_none(self, gateway: asyncpg.Connection[asyncpg.Record]) -> None:
         assert await resolve_key(gateway, "0000000000") is None
@@ -165,7 +187,11 @@ class TestTouchApiKeys:
 
 
 class TestTheGatewaysRole:
-    @pytest.mark.parametrize("table", ["api_keys", "sessions", "users", "memberships", "mail_outbox", "outbox"])
+    @pytest.mark.parametrize(
+        "table",
+        ["api_keys", "sessions", "users", "memberships", "mail_outbox", "outbox", "signing_keys", "request_nonces",
+         "request_nonces_ahead", "nonce_memory"],
+    )  # fmt: skip
     async def test_it_reads_no_table(self, gateway: asyncpg.Connection[asyncpg.Record], table: str) -> None:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await gateway.fetch(f"SELECT * FROM identity.{table}")
@@ -179,6 +205,7 @@ class TestTheGatewaysRole:
         [
             "identity.resolve_api_key('x')", "identity.resolve_session('x')",
             "identity.touch_api_keys(ARRAY['x'], ARRAY[now()])",
+            "identity.remember_nonces(ARRAY[gen_random_uuid()], ARRAY['x'], ARRAY[now()], ARRAY[now()])",
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("service", ["crm", "identity"])
@@ -201,6 +228,21 @@ class TestNotifications:
         assert set(await heard()) == {key, f"key:{new['public_id']}"}
         await owner.http.delete(f"/v1/api-keys/{made['id']}")
         assert await heard() == [key]
+
+    async def test_signing_keys_and_what_is_to_be_signed(self, owner: Person, heard: Heard) -> None:
+        made = await make(owner)
+        path, key = f"/v1/api-keys/{made['id']}", f"key:{made['public_id']}"
+        await heard()
+        signing = (await owner.http.post(f"{path}/signing-keys", json={})).json()
+        assert await heard() == [key]
+        successor = await owner.http.post(f"{path}/signing-keys/{signing['id']}/rotate", json={})
+        assert (successor.status_code, set(await heard())) == (201, {key})
+        await owner.http.patch(path, json={"signature_policy": "v1"})
+        assert await heard() == [key]
+        await owner.http.delete(f"{path}/signing-keys/{signing['id']}")
+        assert await heard() == [key]
+        new = (await owner.http.post(f"{path}/reroll", json={})).json()
+        assert set(await heard()) == {key, f"key:{new['public_id']}"}
 
     async def test_sessions(self, owner: Person, heard: Heard, anyone: Any) -> None:
         payload = f"session:{digest(owner.token).hex()}"
@@ -286,9 +328,11 @@ async def test_no_secret_is_stored_in_clear(
             "/v1/api-keys", json={"name": "secret", "scopes": []}, headers={"Idempotency-Key": "kept-answer"}
         )
     ).json()
+    path = f"/v1/api-keys/{made['id']}/signing-keys"
+    signing = (await owner.http.post(path, json={}, headers={"Idempotency-Key": "kept-secret"})).json()
     tokens = [token_in(mail) for mail in mails if "token=" in mail.text]
-    secrets = [PASSWORD, owner.token, member.token, made["key"], *tokens]
-    assert len(secrets) == 6
+    secrets = [PASSWORD, owner.token, member.token, made["key"], signing["secret"], *tokens]
+    assert len(secrets) == 7
     connection = await asyncpg.connect(postgres)
     tables = await connection.fetch("SELECT table_name FROM information_schema.tables WHERE table_schema = 'identity'")
     assert len(tables) > 12

@@ -92,15 +92,15 @@ class TestTheApplication:
         anonymous = {op for op in IDENTITY.public if op[1].startswith("/v1/")}
         assert anonymous <= guarded
 
-    def test_the_tables_are_global(self) -> None:
+    def test_the_tables_are_global_but_for_what_is_read_within_an_organisation(self) -> None:
         kinds = {name.partition(".")[2]: table.info["tenancy"] for name, table in metadata.tables.items()}
-        assert kinds.pop("idempotency_keys") == "tenant"
+        assert {kinds.pop("idempotency_keys"), kinds.pop("signing_keys")} == {Tenancy.TENANT}
         assert set(kinds.values()) == {Tenancy.GLOBAL}
 
     async def test_the_worker_sends_mails_and_relays(self, settings: Settings) -> None:
         made = worker(settings)
         assert made.relay is not None
-        assert {"mail", "purge"} <= {job.name for job in made._jobs}
+        assert {"mail", "purge", "nonces"} <= {job.name for job in made._jobs}
 
 
 def _api_routes(app: Any) -> list[APIRoute]:

@@ -1,0 +1,106 @@
+"""Signatures are good once, whichever gateway process sees them: the database remembers their nonces until they expire.
+
+Requests that arrive together are asked about together; one question is under way at a time. What this process has seen
+itself it refuses without asking.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from shared.db import Database
+from shared.db.database import AWAY
+from shared.errors import ServiceUnavailable
+
+logger = logging.getLogger(__name__)
+
+SQL = "SELECT identity.remember_nonces($1, $2, $3, $4)"
+AT_ONCE = 500
+_CAPACITY = 100_000
+_ANSWER_SECONDS = 2.0
+
+
+class Nonce(NamedTuple):
+    """What makes a signature of a key unique; ``created`` and ``until`` in unix seconds."""
+
+    key_id: str
+    text: str
+    created: int
+    until: int
+
+
+class Nonces:
+    """``remember`` for each signature that holds. ``asked`` counts questions to the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[tuple[Nonce, asyncio.Future[bool]]] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self.asked = 0
+
+    async def remember(self, nonce: Nonce) -> bool:
+        """Whether it is new; from now on it is not. Raises ``ServiceUnavailable`` when that cannot be told."""
+        if (nonce.key_id, nonce.text) in self._seen:
+            return False
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((nonce, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask_on(), name="gateway-nonces")
+        try:
+            async with asyncio.timeout(2 * _ANSWER_SECONDS):
+                return await answer
+        except TimeoutError:
+            raise _unknown() from None
+
+    async def stop(self) -> None:
+        """Ask for nothing more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._asking
+
+    async def _ask_on(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+                await self._ask(batch)
+        finally:
+            self._asking = None
+
+    async def _ask(self, batch: list[tuple[Nonce, asyncio.Future[bool]]]) -> None:
+        self.asked += 1
+        try:
+            fresh = await self._call([nonce for nonce, _ in batch])
+        except (ServiceUnavailable, *AWAY) as error:
+            logger.warning("whether signatures are new cannot be told: %s", error)
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(_unknown())
+            return
+        for (nonce, answer), is_new in zip(batch, fresh, strict=True):
+            self._seen[nonce.key_id, nonce.text] = None
+            if not answer.done():
+                answer.set_result(is_new)
+        while len(self._seen) > _CAPACITY:
+            self._seen.popitem(last=False)
+
+    async def _call(self, nonces: list[Nonce]) -> Any:
+        keys, texts = [UUID(each.key_id) for each in nonces], [each.text for each in nonces]
+        created, untils = [_moment(each.created) for each in nonces], [_moment(each.until) for each in nonces]
+        async with self._database.pool.acquire(timeout=_ANSWER_SECONDS) as connection:
+            return await connection.fetchval(SQL, keys, texts, created, untils, timeout=_ANSWER_SECONDS)
+
+
+def _moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _unknown() -> ServiceUnavailable:
+    return ServiceUnavailable("Whether this signature was used before cannot be told right now; try again shortly.")

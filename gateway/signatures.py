@@ -1,0 +1,186 @@
+"""The signature stage: requests of keys that must sign are checked before a service has seen all of them.
+
+What headers can tell is decided at once. Content is hashed while it passes, and its last piece is held back until the
+hash is right: no service ever has the whole of a request that nobody signed. The older scheme signs nothing but the
+content, which is therefore gathered first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from gateway.nonces import Nonce
+from gateway.stages import Verified
+from shared.errors import BadRequest, ContentTooLarge, Problem, Unauthenticated
+from shared.signing import v0, v1
+from shared.signing.digests import ContentDigest
+from shared.signing.failures import Refused
+from shared.signing.keys import HMAC, PublicKey, SharedSecret, Verifier
+from shared.signing.message import Message
+from shared.vault import Unsealable, Vault, signing_key_context
+
+if TYPE_CHECKING:
+    from gateway.stages import Call, Content
+
+logger = logging.getLogger(__name__)
+
+MOST_CONTENT = 1 << 20
+"""Bytes of content under the older scheme, which has to be held in memory until it is verified."""
+Policy = Literal["off", "v0", "both", "v1"]
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What an API key must sign with: keys by their id, each with the unix seconds it is good until."""
+
+    policy: Policy
+    keys: dict[str, tuple[Verifier, float]]
+
+    def find(self, key_id: str, now: float) -> Verifier | None:
+        """The key with this id, if it is still good."""
+        key, until = self.keys.get(key_id, (None, 0.0))
+        return key if now < until else None
+
+    def secrets(self, now: float) -> list[SharedSecret]:
+        """The shared secrets that are still good."""
+        return [key for key, until in self.keys.values() if isinstance(key, SharedSecret) and now < until]
+
+
+class Remembers(Protocol):
+    """``gateway.nonces.Nonces``."""
+
+    async def remember(self, nonce: Nonce) -> bool: ...
+
+
+def signing_of(policy: str, stored: Any, organization_id: UUID, vault: Vault) -> Signing | None:
+    """What ``resolve_api_key`` says of a key's signatures; None where they are not asked for."""
+    if policy == "off":
+        return None
+    keys: dict[str, tuple[Verifier, float]] = {}
+    for each in json.loads(stored) if isinstance(stored, str) else stored:
+        key_id, material = each["id"], b64decode(each["material"])
+        until = float("inf") if each["expires_at"] is None else float(each["expires_at"])
+        try:
+            if each["algorithm"] == HMAC:
+                secret = vault.open(material, signing_key_context(organization_id, UUID(key_id)))
+                keys[key_id] = (SharedSecret(key_id, secret), until)
+            else:
+                keys[key_id] = (PublicKey(key_id, Ed25519PublicKey.from_public_bytes(material)), until)
+        except (Unsealable, ValueError):
+            logger.exception("the signing key %s cannot be read: was the root secret changed?", key_id)
+    return Signing(cast("Policy", policy), keys)
+
+
+class SignatureGate:
+    """Refuses what must be signed and is not. ``now`` is in unix seconds."""
+
+    def __init__(self, nonces: Remembers, now: Callable[[], float] = time.time) -> None:
+        self._nonces = nonces
+        self._now = now
+
+    async def verify(self, call: Call, receive: Any) -> Verified:
+        """Check a call whose credential asks for a signature.
+
+        Raises ``Unauthenticated``, whose code says which check failed, ``BadRequest`` for fields that cannot be read,
+        ``ContentTooLarge``, and ``ServiceUnavailable`` when it cannot be told whether a signature is new.
+        """
+        signing = call.signing
+        if signing is None:
+            return Verified(receive)
+        scheme = "https" if call.secure else "http"
+        message = Message(call.method, call.raw_path, call.query_string, call.headers, scheme=scheme)
+        try:
+            if signing.policy == "v0" or (signing.policy == "both" and v0.is_signed(message)):
+                return Verified(await self._by_content(message, signing, receive))
+            return Verified(receive, await self._by_fields(message, signing))
+        except Refused as refused:
+            raise problem_of(refused) from None
+
+    async def _by_fields(self, message: Message, signing: Signing) -> Content | None:
+        now = self._now()
+        verified = v1.verify(message, lambda key_id: signing.find(key_id, now), now)
+        await self._remember(Nonce(verified.key_id, verified.nonce, verified.created, verified.until))
+        if verified.digest is None:
+            return None
+        content = _Digested(verified.digest)
+        if message.has_body:
+            return content
+        await content.finish()
+        return None
+
+    async def _by_content(self, message: Message, signing: Signing, receive: Any) -> Any:
+        """The older scheme signs the content and nothing else, so all of it must be seen before anything is done."""
+        now = self._now()
+        attempts = [v0.Verification(message, key, now) for key in signing.secrets(now)]
+        if not attempts:
+            raise Refused("signature_key", "This API key has no shared secret any more to sign with.")
+        content = await _all_of(receive) if message.has_body else b""
+        found = attempts[0]
+        for found in attempts:
+            found.update(content)
+            if found.holds():
+                break
+        found.check()
+        await self._remember(Nonce(found.key_id, found.nonce, found.created, found.until))
+        return _replay(content, receive) if message.has_body else receive
+
+    async def _remember(self, nonce: Nonce) -> None:
+        if not await self._nonces.remember(nonce):
+            raise Refused("signature_replayed", "This signature was used before; sign each request anew.")
+
+
+class _Digested:
+    """Content with a digest that is signed."""
+
+    def __init__(self, digest: ContentDigest) -> None:
+        self._digest = digest
+
+    def update(self, piece: bytes) -> None:
+        self._digest.update(piece)
+
+    async def finish(self) -> None:
+        try:
+            self._digest.check()
+        except Refused as refused:
+            raise problem_of(refused) from None
+
+
+async def _all_of(receive: Any) -> bytes:
+    pieces, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("The content ended before its end.")
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > MOST_CONTENT:
+            raise ContentTooLarge(
+                f"Content of more than {MOST_CONTENT} bytes needs a signature of RFC 9421 (v1).", limit=MOST_CONTENT
+            )
+        more = message.get("more_body", False)
+    return b"".join(pieces)
+
+
+def _replay(content: bytes, receive: Any) -> Any:
+    left = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def again() -> Any:
+        return left.pop() if left else await receive()
+
+    return again
+
+
+def problem_of(refused: Refused) -> Problem:
+    """400 for fields that cannot be read, 401 for everything else."""
+    if refused.code == "signature_malformed":
+        return BadRequest(refused.detail, code=refused.code)
+    return Unauthenticated(refused.detail, code=refused.code, headers={"WWW-Authenticate": "Signature"})

@@ -1,0 +1,1 @@
+"""Signing keys: what the requests of an API key are signed with."""

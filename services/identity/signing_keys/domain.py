@@ -1,0 +1,68 @@
+"""Rules of signing keys, free of I/O: the text of a secret, which public keys are sound, what a policy needs."""
+
+import secrets
+from collections.abc import Collection
+from typing import Literal
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from shared.auth.api_key import ALPHABET
+
+Algorithm = Literal["hmac-sha256", "ed25519"]
+SignaturePolicy = Literal["off", "v0", "both", "v1"]
+
+MOST_ALIVE = 5
+"""Signing keys of one API key that are neither revoked nor expired: every call is checked against them."""
+
+_SECRET_LENGTH = 43
+_PUBLIC_KEY_LENGTH = 32
+# Of Ed25519 (RFC 8032 §5.1): -x² + y² = 1 + d·x²·y², modulo a prime.
+_PRIME = 2**255 - 19
+_D = -121665 * pow(121666, -1, _PRIME) % _PRIME
+
+
+def new_secret() -> str:
+    """``gdns_`` and 43 base62 characters of 256 random bits. The key of the HMAC is this text in ASCII."""
+    return "gdns_" + "".join(secrets.choice(ALPHABET) for _ in range(_SECRET_LENGTH))
+
+
+def can_be_signed(policy: SignaturePolicy, algorithms: Collection[str]) -> bool:
+    """Whether requests can meet ``policy`` with keys of these algorithms; the older scheme knows HMAC alone."""
+    if policy == "off":
+        return True
+    return "hmac-sha256" in algorithms if policy in {"v0", "both"} else bool(algorithms)
+
+
+def pem_to_raw(pem: str) -> bytes:
+    """The 32 bytes of an Ed25519 public key in PEM (SubjectPublicKeyInfo); raises ``ValueError`` for anything else."""
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("is not a public key in PEM") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("is not an Ed25519 key")  # noqa: TRY004 (the caller's text is wrong, not our type)
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def is_sound(raw: bytes) -> bool:
+    """Whether 32 bytes are a point of the curve that one private key alone can sign for.
+
+    OpenSSL takes any bytes for a public key. For the eight points of small order anybody can make signatures (of
+    zeros, for one), and nobody for what is no point.
+    """
+    y = int.from_bytes(raw, "little") & (2**255 - 1)
+    if len(raw) != _PUBLIC_KEY_LENGTH or y >= _PRIME:
+        return False
+    xx, yy = (y * y - 1) * pow(_D * y * y + 1, -1, _PRIME) % _PRIME, y * y % _PRIME
+    if xx != 0 and pow(xx, (_PRIME - 1) // 2, _PRIME) != 1:
+        return False
+    for _ in range(2):
+        product = _D * xx * yy
+        xx, yy = (
+            4 * xx * yy * pow(1 + product, -2, _PRIME) % _PRIME,
+            (yy + xx) ** 2 * pow(1 - product, -2, _PRIME) % _PRIME,
+        )
+    # Four times a point of small order is one of the two points whose double is the neutral one: (0, 1), (0, -1).
+    return xx != 0

@@ -1,0 +1,64 @@
+"""A request as far as it can be signed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from shared.signing.failures import Refused, malformed
+
+Pair = tuple[bytes, bytes]
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+class Message:
+    """``path`` and ``query`` are raw, as they stood in the request line; header names are lower case."""
+
+    __slots__ = ("__dict__", "_headers", "_scheme", "method", "path", "query")
+
+    def __init__(
+        self, method: str, path: bytes, query: bytes, headers: Iterable[Pair], *, scheme: str = "https"
+    ) -> None:
+        self.method = method
+        self.path = path or b"/"
+        self.query = query
+        self._headers = headers
+        self._scheme = scheme
+
+    @cached_property
+    def fields(self) -> dict[str, str]:
+        """Fields by name: values of several lines together, without the space around them (RFC 9421 §2.1)."""
+        found: dict[str, str] = {}
+        for name, value in self._headers:
+            key, text = name.decode("latin-1"), value.decode("latin-1").strip(" \t")
+            found[key] = f"{found[key]}, {text}" if key in found else text
+        return found
+
+    @property
+    def has_body(self) -> bool:
+        """Whether content follows, or may follow."""
+        return "transfer-encoding" in self.fields or self.fields.get("content-length", "0") != "0"
+
+    @property
+    def authority(self) -> str:
+        """The host that was asked for, without the scheme's own port (RFC 9421 §2.2.3)."""
+        return self.fields.get("host", "").lower().removesuffix(_DEFAULT_PORTS[self._scheme])
+
+    def component(self, identifier: str) -> str:
+        """The value of a component (``"@method"``, ``"date"``, quoted as in the field); raises ``Refused``."""
+        name = identifier[1:-1]
+        match name:
+            case "@method":
+                return self.method
+            case "@authority":
+                return self.authority
+            case "@path":
+                return self.path.decode("latin-1")
+            case "@query":
+                return "?" + self.query.decode("latin-1")
+        if not identifier.endswith('"') or name.startswith("@") or name != name.lower():
+            raise malformed(f"{identifier} is not a component that can be signed here.")
+        value = self.fields.get(name)
+        if value is None:
+            raise Refused("signature_incomplete", f"The signature covers {name}, which the request does not have.")
+        return value

@@ -1,0 +1,118 @@
+"""Signed requests through the whole platform: made, sent, sent again, and after a restart."""
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+
+from shared.signing import v0, v1
+from shared.signing.digests import content_digest
+from shared.signing.keys import SharedSecret
+from shared.signing.message import Message
+from tests.e2e.platform import POSTGRES, ROOT, SPLIT, Mode, RunningPlatform, params, wait_for
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+CONTENT = b'{"first_name": "Ada"}'
+
+
+@pytest.fixture(params=params(POSTGRES, SPLIT))
+def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
+    """What the events travel on changes nothing here."""
+    return platforms(request.param)
+
+
+class Signer:
+    """An API key that must sign, with a shared secret."""
+
+    def __init__(self, platform: RunningPlatform, policy: str = "v1") -> None:
+        with platform.client() as client:
+            key = client.post(
+                "/v1/api-keys", json={"name": "signs", "scopes": ["contacts:read", "contacts:write"]}
+            ).json()
+            made = client.post(f"/v1/api-keys/{key['id']}/signing-keys", json={}).raise_for_status().json()
+            client.patch(f"/v1/api-keys/{key['id']}", json={"signature_policy": policy}).raise_for_status()
+        self.key, self.secret = key, SharedSecret(made["id"], made["secret"].encode())
+        self.client = httpx.Client(base_url=platform.base_url, headers={"Authorization": f"Bearer {key['key']}"})
+
+    def request(self, content: bytes = CONTENT, **more: str) -> httpx.Request:
+        headers = {"content-type": "application/json", "content-digest": content_digest(content), **more}
+        request = self.client.build_request("POST", "/v1/contacts", content=content, headers=headers)
+        pairs = [(name.lower(), value) for name, value in request.headers.raw]
+        message = Message("POST", request.url.raw_path, b"", pairs, scheme="http")
+        nonce = secrets.token_urlsafe(18)
+        request.headers.update(v1.sign(message, self.secret, nonce=nonce, created=int(time.time())))
+        return request
+
+    def send(self, request: httpx.Request, content: bytes | None = None) -> tuple[int, str]:
+        """Status and code."""
+        if content is not None:
+            request = httpx.Request(request.method, request.url, headers=request.headers, content=content)
+        answer = self.client.send(request)
+        return answer.status_code, answer.json().get("code", "")
+
+
+def test_a_signature_is_asked_for_and_good_once(platform: RunningPlatform) -> None:
+    signer = Signer(platform)
+    assert wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    signed = signer.request()
+    assert signer.send(signed) == (201, "")
+    assert signer.send(signed) == (401, "signature_replayed")
+    assert signer.send(signer.request(), CONTENT.replace(b"Ada", b"Eve")) == (401, "signature_digest")
+    longer = signer.request(b'{"first_name": "' + b"x" * 200_000 + b'"}')
+    assert signer.send(longer, b'{"first_name": "' + b"y" * 200_000 + b'"}') == (401, "signature_digest")
+    moved = signer.request()
+    moved.url = moved.url.copy_with(path="/v1/companies")
+    assert signer.send(moved) == (401, "signature_mismatch")
+
+
+def test_the_older_scheme(platform: RunningPlatform) -> None:
+    signer = Signer(platform, "v0")
+    fields = v0.sign(signer.secret.secret, time.time_ns() // 1_000_000, CONTENT)
+    request = signer.client.build_request(
+        "POST", "/v1/contacts", content=CONTENT, headers={"content-type": "application/json", **fields}
+    )
+    wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    assert signer.send(request, b'{"first_name": "Eve"}') == (401, "signature_mismatch")
+    assert signer.send(request) == (201, "")
+    assert signer.send(request) == (401, "signature_replayed")
+
+
+@pytest.mark.parametrize("own_platform", params(POSTGRES), indirect=True)
+def test_no_restart_makes_a_signature_good_again(own_platform: RunningPlatform) -> None:
+    own_platform.start()
+    signer = Signer(own_platform)
+    wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    signed = signer.request()
+    assert signer.send(signed) == (201, "")
+    for end in (own_platform.stop, own_platform.kill):
+        end()
+        own_platform.start()
+        signer.client = httpx.Client(base_url=own_platform.base_url, headers=signer.client.headers)
+        signed.url = signed.url.copy_with(port=own_platform.port)
+        assert signer.send(signed) == (401, "signature_replayed")
+
+
+def test_the_printed_command_works(platform: RunningPlatform) -> None:
+    signer = Signer(platform)
+    wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    environment = os.environ | {
+        "GUARDIAN_API_KEY": signer.key["key"], "GUARDIAN_SIGNING_KEY_ID": signer.secret.key_id,
+        "GUARDIAN_SIGNING_SECRET": signer.secret.secret.decode(),
+    }  # fmt: skip
+    words = ["sign", "POST", f"{platform.base_url}/v1/contacts", "-d", '{"first_name": "O\'Brien"}']
+    printed = subprocess.run(
+        [sys.executable, "-m", "cli.main", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answer = subprocess.run(["bash", "-c", printed.stdout.strip()], capture_output=True, text=True, check=True)
+    assert '"O\'Brien"' in answer.stdout

@@ -1,0 +1,30 @@
+"""The commands of docs/guides/signing.md, pasted into a shell as they stand there."""
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.guides import said
+from tests.e2e.platform import POSTGRES, SPLIT, Mode, RunningPlatform, params
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(params=params(POSTGRES, SPLIT))
+def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
+    """What the events travel on changes nothing here."""
+    return platforms(request.param)
+
+
+def test_every_way_to_sign(platform: RunningPlatform) -> None:
+    node = shutil.which("node") is not None
+    printed = said(platform, "signing", without=() if node else ("Sign in Node.js",))
+    assert printed["Make a key that signs"].split() == ["v1", "signature_missing"]
+    command, *answers = printed["Sign by the command line"].strip().splitlines()
+    assert command.startswith("curl -X POST ")
+    assert answers == ["Ada", "signature_replayed"]
+    assert printed["Sign in a shell"].strip() == "Grace"
+    assert printed["Sign in Python"].strip() == "Radia"
+    if node:
+        assert printed["Sign in Node.js"].strip() == "Barbara"

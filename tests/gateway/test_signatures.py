@@ -1,0 +1,211 @@
+"""The signature stage by itself: which scheme, which key, what is refused, and when content is looked at."""
+
+import json
+from base64 import b64encode
+from typing import Any
+from uuid import UUID
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from gateway.nonces import Nonce
+from gateway.routing import Route
+from gateway.signatures import MOST_CONTENT, SignatureGate, Signing, signing_of
+from gateway.stages import Call
+from shared.errors import ContentTooLarge, Problem
+from shared.ids import new_id
+from shared.signing import v0, v1
+from shared.signing.keys import SharedSecret
+from shared.signing.message import Message
+from shared.vault import Vault, signing_key_context
+from tests.shared.signing.support import CONTENT, NONCE, NOW, PRIVATE, PUBLIC, SECRET, message, with_fields
+
+ROUTE = Route("/v1/deals", "crm")
+KEYS = {SECRET.key_id: (SECRET, float("inf")), PUBLIC.key_id: (PUBLIC, NOW + 100.0)}
+
+
+class Memory:
+    """Remembers for one process."""
+
+    def __init__(self) -> None:
+        self.seen: list[Nonce] = []
+
+    async def remember(self, nonce: Nonce) -> bool:
+        known = any((each.key_id, each.text) == (nonce.key_id, nonce.text) for each in self.seen)
+        self.seen.append(nonce)
+        return not known
+
+
+class Body:
+    """A client that sends pieces, and then waits."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.left = list(pieces)
+
+    async def __call__(self) -> Any:
+        if not self.left:
+            return {"type": "http.disconnect"}
+        piece = self.left.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(self.left)}
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def gate(memory: Memory) -> SignatureGate:
+    return SignatureGate(memory, now=lambda: NOW)
+
+
+def call(request: Message, principal: Any, policy: Any, keys: Any = KEYS) -> Call:
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in request.fields.items()]
+    signing = None if policy is None else Signing(policy, keys)
+    return Call(
+        request.method, request.path.decode(), request.path, request.query, pairs, ROUTE, principal(), signing, secure=True
+    )  # fmt: skip
+
+
+def by_v1(request: Message | None = None, nonce: str = NONCE, key: Any = SECRET, created: int = NOW) -> Message:
+    unsigned = message() if request is None else request
+    return with_fields(unsigned, v1.sign(unsigned, key, nonce=nonce, created=created))
+
+
+def by_v0(content: bytes = CONTENT, key: SharedSecret = SECRET, milliseconds: int = NOW * 1000) -> Message:
+    return with_fields(message(content=content), v0.sign(key.secret, milliseconds, content))
+
+
+async def code_of(gate: SignatureGate, asked: Call, *pieces: bytes) -> tuple[int, str]:
+    """The problem that it is refused with, wherever that shows."""
+    try:
+        verified = await gate.verify(asked, Body(*pieces or (CONTENT,)))
+        assert verified.content is not None
+        for piece in pieces:
+            verified.content.update(piece)
+        await verified.content.finish()
+    except Problem as problem:
+        return problem.status, problem.code
+    raise AssertionError("it was not refused")
+
+
+async def test_who_need_not_sign_is_not_looked_at(gate: SignatureGate, principal: Any, memory: Memory) -> None:
+    body = Body(CONTENT)
+    assert await gate.verify(call(by_v1(), principal, None), body) == (body, None)
+    assert memory.seen == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "request_", "status"),
+    [
+        ("v1", by_v1(), 0), ("v1", by_v0(), 401), ("v1", message(), 401),
+        ("v0", by_v1(), 401), ("v0", by_v0(), 0), ("v0", message(), 401),
+        ("both", by_v1(), 0), ("both", by_v0(), 0), ("both", message(), 401),
+    ],
+)  # fmt: skip
+async def test_the_policy_says_which_scheme(
+    gate: SignatureGate, principal: Any, policy: str, request_: Message, status: int
+) -> None:
+    asked = call(request_, principal, policy)
+    if status:
+        assert await code_of(gate, asked) == (status, "signature_missing")
+    else:
+        await gate.verify(asked, Body(CONTENT))
+
+
+async def test_content_is_checked_before_its_end_is_passed_on(gate: SignatureGate, principal: Any) -> None:
+    verified = await gate.verify(call(by_v1(), principal, "v1"), Body())
+    assert verified.content is not None
+    verified.content.update(CONTENT)
+    await verified.content.finish()
+    forged = await code_of(gate, call(by_v1(nonce=NONCE[::-1]), principal, "v1"), CONTENT[:-1], b"!")
+    assert forged == (401, "signature_digest")
+
+
+async def test_a_request_without_content_is_checked_at_once(gate: SignatureGate, principal: Any) -> None:
+    empty = message("GET", content=b"")
+    assert (await gate.verify(call(by_v1(empty), principal, "v1"), Body())).content is None
+    wrong = with_fields(empty, {"content-digest": message().fields["content-digest"]})
+    with pytest.raises(Problem) as caught:
+        await gate.verify(call(by_v1(wrong, nonce=NONCE[::-1]), principal, "v1"), Body())
+    assert caught.value.code == "signature_digest"
+
+
+async def test_a_signature_is_good_once(gate: SignatureGate, principal: Any, memory: Memory) -> None:
+    for asked in (call(by_v1(), principal, "v1"), call(by_v0(), principal, "v0")):
+        await gate.verify(asked, Body(CONTENT))
+        assert await code_of(gate, asked) == (401, "signature_replayed")
+    assert [each.until for each in memory.seen] == [NOW + 300, NOW + 300, NOW + 301, NOW + 301]
+
+
+async def test_what_is_forged_uses_up_no_nonce(gate: SignatureGate, principal: Any, memory: Memory) -> None:
+    forged = with_fields(by_v1(), {}, path=b"/v1/deals/8")
+    assert await code_of(gate, call(forged, principal, "v1")) == (401, "signature_mismatch")
+    assert await code_of(gate, call(by_v0(), principal, "v0"), b"other") == (401, "signature_mismatch")
+    assert memory.seen == []
+
+
+async def test_fields_that_cannot_be_read_are_400(gate: SignatureGate, principal: Any) -> None:
+    mangled = with_fields(by_v1(), {"signature": "gdn=abc"})
+    assert await code_of(gate, call(mangled, principal, "v1")) == (400, "signature_malformed")
+
+
+async def test_a_key_ends(gate: SignatureGate, principal: Any) -> None:
+    by_pair = call(by_v1(key=PRIVATE), principal, "v1")
+    await gate.verify(by_pair, Body(CONTENT))
+    late = SignatureGate(Memory(), now=lambda: NOW + 100)
+    assert await code_of(late, by_pair) == (401, "signature_key")
+    nothing = call(by_v0(), principal, "v0", {PUBLIC.key_id: KEYS[PUBLIC.key_id]})
+    assert await code_of(gate, nothing) == (401, "signature_key")
+
+
+class TestTheOlderScheme:
+    async def test_all_content_is_seen_before_any_is_passed_on(self, gate: SignatureGate, principal: Any) -> None:
+        """Otherwise a route that does not read its content would do what nobody signed."""
+        body = Body(CONTENT[:4], CONTENT[4:])
+        verified = await gate.verify(call(by_v0(), principal, "v0"), body)
+        assert body.left == []
+        assert await verified.receive() == {"type": "http.request", "body": CONTENT, "more_body": False}
+        assert (await verified.receive())["type"] == "http.disconnect"
+
+    async def test_content_has_an_end(self, gate: SignatureGate, principal: Any) -> None:
+        asked = call(by_v0(), principal, "v0")
+        with pytest.raises(ContentTooLarge):
+            await gate.verify(asked, Body(*[b"x" * 65_536] * (MOST_CONTENT // 65_536 + 1)))
+        with pytest.raises(Problem) as caught:
+            await gate.verify(asked, Body())
+        assert caught.value.status == 400
+
+    async def test_any_of_the_secrets_may_have_signed(self, gate: SignatureGate, principal: Any) -> None:
+        successor = SharedSecret("successor", b"another secret")
+        keys = {**KEYS, successor.key_id: (successor, float("inf"))}
+        await gate.verify(call(by_v0(), principal, "v0", keys), Body(CONTENT))
+        await gate.verify(call(by_v0(key=successor), principal, "v0", keys), Body(CONTENT))
+
+
+class TestStoredKeys:
+    def test_are_opened(self) -> None:
+        vault, organization_id, key_id, pair = Vault(bytes(32)), new_id(), str(new_id()), str(new_id())
+        sealed = vault.seal(SECRET.secret, signing_key_context(organization_id, UUID(key_id)))
+        public = PUBLIC.key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+        stored = [
+            {"id": key_id, "algorithm": "hmac-sha256", "material": b64encode(sealed).decode(), "expires_at": None},
+            {"id": pair, "algorithm": "ed25519", "material": b64encode(public).decode(), "expires_at": NOW},
+        ]
+        found = signing_of("both", json.dumps(stored), organization_id, vault)
+        assert found is not None
+        assert found.secrets(NOW) == [SharedSecret(key_id, SECRET.secret)]
+        assert found.find(pair, NOW - 1) is not None
+        assert (found.find(pair, NOW), found.find("nobody", NOW)) == (None, None)
+        assert signing_of("off", stored, organization_id, vault) is None
+
+    def test_of_another_organisation_open_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
+        vault, key_id = Vault(bytes(32)), str(new_id())
+        sealed = vault.seal(SECRET.secret, signing_key_context(new_id(), UUID(key_id)))
+        stored = [
+            {"id": key_id, "algorithm": "hmac-sha256", "material": b64encode(sealed).decode(), "expires_at": None}
+        ]
+        found = signing_of("v1", stored, new_id(), vault)
+        assert found is not None
+        assert found.keys == {}, "a key that must sign, and has nothing to sign with, is refused"
+        assert key_id in caplog.text

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from gateway.addresses import parse_networks
@@ -28,6 +29,9 @@ from shared.settings import Settings
 from shared.vault import SIGNING_KEYS, Vault
 
 logger = logging.getLogger(__name__)
+
+LAST_SECONDS = 2.0
+"""For giving units back and closing connections when there is no time for a shutdown."""
 
 
 class Gateway:
@@ -84,7 +88,13 @@ class Gateway:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        try:
+            await receive()
+        except asyncio.CancelledError:  # whoever runs us gives up what is not finished
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_SECONDS):
+                    await stack.aclose()
+            raise
         try:
             await stack.aclose()
         except Exception as error:

@@ -1,11 +1,13 @@
 """Signed requests through the whole platform: made, sent, sent again, and after a restart."""
 
+from __future__ import annotations
+
 import os
 import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -27,6 +29,20 @@ def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], Running
     return platforms(request.param)
 
 
+@pytest.fixture
+def signers() -> Iterator[Signers]:
+    """Makes signers; their connections are closed in the end."""
+    made: list[Signer] = []
+
+    def make(platform: RunningPlatform, policy: str = "v1") -> Signer:
+        made.append(Signer(platform, policy))
+        return made[-1]
+
+    yield make
+    for signer in made:
+        signer.client.close()
+
+
 class Signer:
     """An API key that must sign, with a shared secret."""
 
@@ -39,6 +55,11 @@ class Signer:
             client.patch(f"/v1/api-keys/{key['id']}", json={"signature_policy": policy}).raise_for_status()
         self.key, self.secret = key, SharedSecret(made["id"], made["secret"].encode())
         self.client = httpx.Client(base_url=platform.base_url, headers={"Authorization": f"Bearer {key['key']}"})
+
+    def move(self, platform: RunningPlatform) -> None:
+        """Go on where the platform listens now."""
+        self.client.close()
+        self.client = httpx.Client(base_url=platform.base_url, headers=self.client.headers)
 
     def request(self, content: bytes = CONTENT, **more: str) -> httpx.Request:
         headers = {"content-type": "application/json", "content-digest": content_digest(content), **more}
@@ -57,8 +78,11 @@ class Signer:
         return answer.status_code, answer.json().get("code", "")
 
 
-def test_a_signature_is_asked_for_and_good_once(platform: RunningPlatform) -> None:
-    signer = Signer(platform)
+Signers = Callable[..., Signer]
+
+
+def test_a_signature_is_asked_for_and_good_once(platform: RunningPlatform, signers: Signers) -> None:
+    signer = signers(platform)
     assert wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
     signed = signer.request()
     assert signer.send(signed) == (201, "")
@@ -71,8 +95,8 @@ def test_a_signature_is_asked_for_and_good_once(platform: RunningPlatform) -> No
     assert signer.send(moved) == (401, "signature_mismatch")
 
 
-def test_the_older_scheme(platform: RunningPlatform) -> None:
-    signer = Signer(platform, "v0")
+def test_the_older_scheme(platform: RunningPlatform, signers: Signers) -> None:
+    signer = signers(platform, "v0")
     fields = v0.sign(signer.secret.secret, time.time_ns() // 1_000_000, CONTENT)
     request = signer.client.build_request(
         "POST", "/v1/contacts", content=CONTENT, headers={"content-type": "application/json", **fields}
@@ -84,22 +108,22 @@ def test_the_older_scheme(platform: RunningPlatform) -> None:
 
 
 @pytest.mark.parametrize("own_platform", params(POSTGRES), indirect=True)
-def test_no_restart_makes_a_signature_good_again(own_platform: RunningPlatform) -> None:
+def test_no_restart_makes_a_signature_good_again(own_platform: RunningPlatform, signers: Signers) -> None:
     own_platform.start()
-    signer = Signer(own_platform)
+    signer = signers(own_platform)
     wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
     signed = signer.request()
     assert signer.send(signed) == (201, "")
     for end in (own_platform.stop, own_platform.kill):
         end()
         own_platform.start()
-        signer.client = httpx.Client(base_url=own_platform.base_url, headers=signer.client.headers)
+        signer.move(own_platform)
         signed.url = signed.url.copy_with(port=own_platform.port)
         assert signer.send(signed) == (401, "signature_replayed")
 
 
-def test_the_printed_command_works(platform: RunningPlatform) -> None:
-    signer = Signer(platform)
+def test_the_printed_command_works(platform: RunningPlatform, signers: Signers) -> None:
+    signer = signers(platform)
     wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
     environment = os.environ | {
         "GUARDIAN_API_KEY": signer.key["key"], "GUARDIAN_SIGNING_KEY_ID": signer.secret.key_id,

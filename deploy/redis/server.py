@@ -6,9 +6,13 @@ import subprocess
 import time
 from pathlib import Path
 
+from deploy.debian import Packaged, ProgramError
 from deploy.postgres.account import Account
-from deploy.redis.packages import RedisError, program
 
+REDIS = Packaged(
+    "Redis", "redis-server", "redis-server", ("redis", "lib"),
+    "Debian or Ubuntu: apt install redis-server; Fedora: dnf install redis; macOS: brew install redis",
+)  # fmt: skip
 _SOCKET_PATH_LIMIT = 103  # bytes a Unix socket's path may have everywhere (macOS has the least)
 
 
@@ -40,10 +44,10 @@ class Redis:
     def start(self, *, timeout: float = 20) -> None:
         """Start it and wait until it answers; the first start ever fetches the program."""
         if len(bytes(self.socket)) > _SOCKET_PATH_LIMIT:
-            raise RedisError(f"{self.socket} is too long a path for a socket; choose a shorter folder")
+            raise ProgramError(f"{self.socket} is too long a path for a socket; choose a shorter folder")
         if self.answers():
-            raise RedisError(f"a Redis already runs in {self.folder}")
-        found = program()
+            raise ProgramError(f"a Redis already runs in {self.folder}")
+        found = REDIS.find()
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "port": "0",
@@ -67,10 +71,10 @@ class Redis:
         try:
             while not self.answers():
                 if self.pid is None:
-                    raise RedisError("Redis stopped while starting", self.log.read_text(errors="replace"))
+                    raise ProgramError("Redis stopped while starting", self.log.read_text(errors="replace"))
                 if time.monotonic() > deadline:
                     said = self.log.read_text(errors="replace")
-                    raise RedisError(f"Redis did not answer within {timeout:.0f} s", said)
+                    raise ProgramError(f"Redis did not answer within {timeout:.0f} s", said)
                 time.sleep(0.01)
         except BaseException:
             self.kill()

@@ -20,7 +20,8 @@ import asyncpg
 
 from cli.migrate import migrate
 from cli.progress import step
-from deploy.redis import Redis, RedisError
+from deploy.debian import ProgramError
+from deploy.redis import Redis
 from shared.settings import Settings
 from tests.bench.events_system import durable_postgres
 from tests.bench.limiter_load import drawn_share, hot_keys
@@ -131,7 +132,7 @@ def main() -> int:
         redis = Redis(folder / "redis")
         try:
             redis.start()
-        except RedisError as error:
+        except ProgramError as error:
             sys.exit(f"{error}\n{error.log}")
         try:
             with durable_postgres(folder) as (settings, pid):

@@ -35,6 +35,7 @@ class Program:
     path: Path
     libraries: tuple[Path, ...] = ()
     ask: str = "--version"
+    answers: int = 0
 
     def environment(self) -> dict[str, str]:
         """What it inherits; no secret of ours."""
@@ -52,7 +53,7 @@ class Program:
             )  # fmt: skip
         except OSError as error:
             return str(error)
-        return None if result.returncode == 0 else result.stderr + result.stdout
+        return None if result.returncode == self.answers else result.stderr + result.stdout
 
 
 def tell(line: str) -> None:
@@ -65,7 +66,7 @@ def tell(line: str) -> None:
 class Packaged:
     """A program that Debian packages. ``needs``: what the names of the packages begin with that it consists of.
 
-    ``ask`` is the option that makes it say its version and end.
+    ``ask`` is the option that makes it say its version and end, with the status ``answers``.
     """
 
     title: str
@@ -74,12 +75,13 @@ class Packaged:
     needs: tuple[str, ...]
     install: str
     ask: str = "--version"
+    answers: int = 0
 
     def find(self, cache: Path = CACHE, *, say: Say = tell) -> Program:
         """The program, fetched if need be. Callers at once fetch once; the others wait."""
         installed = shutil.which(self.binary)
         if installed is not None:
-            return Program(Path(installed).resolve(), ask=self.ask)
+            return Program(Path(installed).resolve(), (), self.ask, self.answers)
         cache = cache / self.package
         if self.unpacked(cache).problem() is not None:
             with _lock(cache):
@@ -91,7 +93,8 @@ class Packaged:
         """Where its packages were unpacked, or will be."""
         usr = cache.resolve() / "root" / "usr"
         folder = next((usr / name for name in ("bin", "sbin") if (usr / name / self.binary).exists()), usr / "bin")
-        return Program(folder / self.binary, tuple(sorted((usr / "lib").glob("*-linux-gnu*"))), self.ask)
+        libraries = tuple(sorted((usr / "lib").glob("*-linux-gnu*")))
+        return Program(folder / self.binary, libraries, self.ask, self.answers)
 
     def _fetch(self, cache: Path, say: Say) -> None:
         for tool in ("apt-get", "dpkg-deb"):

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import socket
 import struct
+from collections import deque
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -21,7 +22,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.connections import ConnectionGuard
-from gateway.cycle import Cycle, Outbound
+from gateway.cycle import Cycle
 from gateway.problems import HeadersTooLarge, RequestTimeout, VersionNotSupported
 from gateway.rendering import problem_answer, raw_problem
 from shared.errors import BadRequest, Problem, ServiceUnavailable
@@ -35,6 +36,8 @@ or leftovers that are thrown away because the connection is about to close."""
 _FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _SLICE = 16_384
 _RESET = struct.pack("ii", 1, 0)
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 
 class _Refused(Exception):
@@ -43,6 +46,9 @@ class _Refused(Exception):
 
 class GuardedProtocol(HttpToolsProtocol):
     """One client connection."""
+
+    cycle: Cycle  # type: ignore[assignment]  # ours takes the place of uvicorn's
+    pipeline: deque[tuple[Cycle, Any]]  # type: ignore[assignment]
 
     def __init__(self, *args: Any, guard: ConnectionGuard, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,16 +75,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
-        self.outbound = Outbound(self, transport)
         if not self.guard.admit(self, self.client[0] if self.client else "", self.loop):
             self._answer(ServiceUnavailable("This address has too many open connections.", code="too_many_connections"))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self.guard.release(self)
         self.phase = CLOSING
         running, self.running = self.running, None
         self.pipeline.clear()
-        super().connection_lost(exc)
+        self.connections.discard(self)
+        self.flow.resume_writing()
+        self.parser = None  # type: ignore[assignment]  # it holds us
         if running is not None:
             running.client_gone()
 
@@ -143,7 +150,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # -- parser callbacks ----------------------------------------------------------------------------
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
         self._begin_head()
 
     def _begin_head(self) -> None:
@@ -196,31 +204,29 @@ class GuardedProtocol(HttpToolsProtocol):
     def _start_cycle(self, version: str, expect_100_continue: bool) -> None:
         raw_path, _, query = self.url.partition(b"?")
         path = raw_path.decode("ascii")
-        scope = self.scope
-        scope["method"] = self.parser.get_method().decode("ascii")
-        scope["http_version"] = version
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"] = raw_path
-        scope["query_string"] = query
+        method = self.parser.get_method()
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "headers": self.headers,
+            "method": _METHODS[method] if method in _METHODS else method.decode("ascii"),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
         limit = self.limit_concurrency
         overloaded = limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
-        previous: Any = self.cycle
-        self.cycle = Cycle(
-            scope=scope,
-            transport=self.outbound,  # type: ignore[arg-type]  # the three methods a cycle uses
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=self.access_log,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=expect_100_continue,
-            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
-            on_response=self.on_response_complete,
-        )
+        previous = self.cycle
+        keep_alive = version != "1.0" and self.parser.should_keep_alive()
+        self.cycle = Cycle(self, scope, expect_continue=expect_100_continue, keep_alive=keep_alive)
         app = overload if overloaded else self.app
         if previous is None or previous.response_complete:
-            self._start_asgi_task(self.cycle, app)
+            self._run(self.cycle, app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, app))
@@ -231,10 +237,10 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle.response_complete:
             return
-        cycle.body += body
+        cycle.body = cycle.body + body if cycle.body else body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-        cycle.message_event.set()
+        cycle.wake()
 
     def on_chunk_header(self) -> None:
         # The line of an honest chunk: its size and line ends. Only what goes beyond is held against it.
@@ -246,15 +252,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self._since = self.loop.time()
         if not self.cycle.response_complete:
             self.cycle.more_body = False
-            self.cycle.message_event.set()
+            self.cycle.wake()
 
     # -- the application -----------------------------------------------------------------------------
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        task = self.loop.create_task(cycle.run_asgi(app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
-        cycle.task = task
-        cycle.connection = self
+    def _run(self, cycle: Cycle, app: Any) -> None:
+        cycle.task = self.loop.create_task(cycle.run(app))
+        self.tasks.add(cycle.task)
         self.running = cycle
 
     def on_response_complete(self) -> None:
@@ -266,7 +269,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self.flow.resume_reading()
             cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
+            self._run(cycle, app)
         elif self.phase == CLOSING:
             self.flow.resume_reading()  # leftovers are thrown away until the client has closed, too
         elif self.phase == BODY:

@@ -40,10 +40,17 @@ _COUNTED = "SELECT subject, window_start, used, admitted FROM ratelimit.api_rate
 async def limited_organization(connection: "asyncpg.Connection[Any]", window: str, quota: int) -> UUID:
     """A new organisation whose only policy is a quota for each key."""
     organization = new_id()
+    await limit_organization(connection, organization, window, quota)
+    return organization
+
+
+async def limit_organization(
+    connection: "asyncpg.Connection[Any]", organization: UUID, window: str, quota: int
+) -> None:
+    """Let an organisation have one policy: a quota for each key."""
     await connection.execute(_PLAN)
     await connection.execute("SELECT ratelimit.set_plan($1, 'bench')", organization)
     await connection.execute(_POLICY, organization, window, quota)
-    return organization
 
 
 @dataclass(frozen=True)

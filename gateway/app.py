@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -43,14 +43,13 @@ class Gateway:
         self._parts = parts
         self._stack: AsyncExitStack | None = None
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         kind = scope["type"]
         if kind == "http":
-            await self._pipeline(scope, receive, send)
-        elif kind == "lifespan":
-            await self._lifespan(receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1003, "reason": "not supported"})
+            return self._pipeline(scope, receive, send)
+        if kind == "lifespan":
+            return self._lifespan(receive, send)
+        return send({"type": "websocket.close", "code": 1003, "reason": "not supported"})  # type: ignore[no-any-return]
 
     def drain(self) -> None:
         """Answer ``/readyz`` with 503 from now on, so that no new traffic is sent here."""

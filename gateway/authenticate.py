@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from gateway.credentials import Credential, Credentials
@@ -44,9 +44,9 @@ class Authenticator:
         self._cookie = session_cookie(settings).encode()
         self._trusted_origins = {_origin(text) for text in (*settings.cors_origins, settings.base_url)}
 
-    def by_warm_key(self, authorization: bytes) -> Credential | None:
-        """The credential of a key that is in memory and in order; None means: ask ``authenticate``."""
-        if len(authorization) != 7 + api_key.LENGTH or authorization[:7] != b"Bearer ":
+    def by_warm_key(self, authorization: bytes | None) -> Credential | None:
+        """The credential of a key that is in memory and in order; None means: ask ``identify``."""
+        if authorization is None or len(authorization) != 7 + api_key.LENGTH or authorization[:7] != b"Bearer ":
             return None
         token = authorization[7:]
         entry = self._credentials.keys.peek(token[api_key.PUBLIC_ID])
@@ -57,6 +57,26 @@ class Authenticator:
             return None
         self._last_used.touch(token[api_key.PUBLIC_ID].decode("ascii"), now)
         return entry
+
+    async def identify(self, method: str, noted: Mapping[bytes, bytes], *, public: bool) -> Credential | None:
+        """Who calls, by what a request's headers say; None for a ``public`` operation that nobody in particular calls.
+
+        Raises ``Unauthenticated``, and ``Forbidden`` for what a page of another origin made a browser send.
+        """
+        authorization = noted.get(b"authorization")
+        try:
+            credential = await self.authenticate(authorization, noted.get(b"cookie"))
+        except Unauthenticated:
+            if not public:
+                raise
+            credential = None  # signing in must work with the cookie of a session that has ended
+        if authorization is None and (credential is not None or public):
+            self.check_cross_origin(method, noted.get(b"sec-fetch-site"), noted.get(b"origin"), noted[b"host"])
+        if credential is None and not public:
+            raise Unauthenticated(
+                "Send an API key as 'Authorization: Bearer gdn_…' or sign in first.", headers=_CHALLENGE
+            )
+        return credential
 
     async def authenticate(self, authorization: bytes | None, cookie: bytes | None) -> Credential | None:
         """The caller's credential; None when none was sent. Raises ``Unauthenticated`` for a bad one.

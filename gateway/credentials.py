@@ -14,19 +14,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from gateway.signatures import Signing, signing_of
-from shared.auth import ActorType
+from shared.auth import ActorType, Claims, Principal
 from shared.db import Database
 from shared.db.database import AWAY
 from shared.db.hearing import HEARING_SECONDS, Hearing
 from shared.errors import ServiceUnavailable
 from shared.ids import NIL
+from shared.limits.metering import caller_of
+from shared.limits.policies import Caller
 from shared.vault import Vault
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,10 @@ SESSION_SQL = (
 
 @dataclass(slots=True)
 class Credential:
-    """What a key or session stands for. Times are unix seconds, ``fetched_at`` is monotonic."""
+    """What a key or session stands for. Times are unix seconds, ``fetched_at`` is monotonic.
+
+    ``principal``, ``caller`` (for limits) and ``claims`` (by service) are made once for all of its calls.
+    """
 
     sha256: bytes
     organization_id: UUID
@@ -68,6 +73,22 @@ class Credential:
     session_id: str | None = None
     authenticated_at: int = 0
     signing: Signing | None = None
+    principal: Principal = field(init=False)
+    caller: Caller | None = field(init=False)
+    claims: dict[str, Claims] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.principal = Principal(
+            self.organization_id,
+            self.actor_type,
+            self.actor_id,
+            self.scopes,
+            "api_key" if self.session_id is None else "session",
+            self.authenticated_at,
+            self.on_behalf_of,
+            self.session_id,
+        )
+        self.caller = caller_of(self.principal)
 
 
 Fetch = Callable[[bytes], Awaitable[Credential | None]]

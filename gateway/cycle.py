@@ -16,6 +16,7 @@ from gateway.rendering import problem_answer
 from shared.errors import Problem
 
 if TYPE_CHECKING:
+    from gateway.edge import Pair
     from gateway.protocol import GuardedProtocol
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,22 @@ class Cycle:
         body, self.body = self.body, b""
         return {"type": "http.request", "body": bytes(body), "more_body": self.more_body}
 
+    def whole_content(self) -> bytes | None:
+        """All of the content, if it is here and nobody has received any of it; it need not be received then."""
+        if self.more_body or not self._news or self.disconnected:
+            return None
+        self._news = False
+        body, self.body = self.body, b""
+        return body
+
+    def respond(self, status: int, headers: list[Pair], content: bytes) -> None:
+        """The whole answer at once, in place of what ``send`` would be told in two messages."""
+        if self.disconnected:
+            return
+        self.response_started = True
+        self._head = self._start(status, headers)
+        self._content(content, more=False)
+
     async def send(self, message: Any) -> None:
         """A part of the answer. Its head waits for the content that comes with it, for as long as nothing else happens."""
         connection = self.connection
@@ -118,29 +135,24 @@ class Cycle:
             raise RuntimeError(f"{kind} does not belong behind what was sent")
 
     def _start(self, status: int, headers: Any) -> bytes:
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status]
-        length = None
-        for pair in (*self.connection.server_state.default_headers, *headers):
-            name = pair[0]
-            if name == b"content-length":
-                length = int(pair[1])
-            elif name == b"connection":
-                self.keep_alive = self.keep_alive and b"close" not in pair[1].lower()
-                continue
-            elif name == b"transfer-encoding":
-                continue
-            lines.append(b": ".join(pair))
+        pairs = [*self.connection.server_state.default_headers, *headers]
+        fields = dict(pairs)
+        if b"connection" in fields or b"transfer-encoding" in fields:
+            self.keep_alive = self.keep_alive and b"close" not in fields.get(b"connection", b"").lower()
+            pairs = [pair for pair in pairs if pair[0] not in (b"connection", b"transfer-encoding")]
         if not self.keep_alive:
-            lines.append(b"connection: close")
+            pairs.append((b"connection", b"close"))
+        length = fields.get(b"content-length")
         if self.scope["method"] == "HEAD" or status in _BODILESS:
             self._left = 0
         elif length is None:
             self.chunked = True
-            lines.append(b"transfer-encoding: chunked")
+            pairs.append((b"transfer-encoding", b"chunked"))
         else:
-            self._left = length
-        head = b"\r\n".join((*lines, b"", b""))
-        if len(head.translate(None, _TEXT)) != 2 * len(lines) + 2:
+            self._left = int(length)
+        line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
+        head = b"\r\n".join((line, *map(b": ".join, pairs), b"", b""))
+        if len(head.translate(None, _TEXT)) != 2 * len(pairs) + 4:
             raise RuntimeError("a control character in the head of an answer")
         return head
 

@@ -11,22 +11,23 @@ from gateway import addresses
 from gateway.problems import BadGateway, UpstreamAborted, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
 from gateway.stages import Call
 from gateway.trace import Trace, request_id_of
-from shared.auth import IDENTITY_HEADER, Principal
+from gateway.upstream import HttpUpstream, Request
+from shared.auth import IDENTITY_HEADER, Claims, Principal
+from shared.auth.principal import ANONYMOUS
 from shared.errors import (
     PROBLEM_JSON,
     BadRequest,
     ContentTooLarge,
     NotFound,
     Problem,
-    Unauthenticated,
     problem_body,
 )
-from shared.ids import NIL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.credentials import Credential
+    from gateway.cycle import Cycle
     from gateway.edge import Pair
     from gateway.pipeline import Pipeline
     from gateway.routing import Route
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLIENT_LEFT = 499
-
 
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"})
 
@@ -47,7 +47,6 @@ class Exchange:
         "_body_left",
         "_body_seen_at",
         "_content",
-        "_deadline",
         "_ended",
         "_extra",
         "_forwarded_at",
@@ -84,7 +83,6 @@ class Exchange:
         self._reading = False
         self._ended: Callable[[int], None] | None = None
         self._task: asyncio.Task[Any] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
         self._verdict: Problem | None = None
         self._content: Content | None = None
         self._extra: list[Pair] = []
@@ -114,8 +112,7 @@ class Exchange:
         finally:
             if self._ended is not None:
                 self._ended(self.status)
-            if self._deadline is not None:
-                self._deadline.cancel()
+            self.core.deadlines.remove(self)
             if self.trace is not None and self.trace.span is not None:
                 self.trace.finish(self.status, self.service, self.scope["method"])
             seconds = time.perf_counter() - self.started
@@ -137,12 +134,15 @@ class Exchange:
         route = core.table.match(path)
         if route is None:
             raise NotFound("There is nothing at this path; see /docs for what there is.", code="unknown_path")
-        credential = await self._authenticate(method, path)
-        self.principal = principal = self._principal_of(credential)
+        credential = core.authenticator.by_warm_key(self.noted.get(b"authorization"))
+        if credential is None:
+            public = core.table.is_public(method, path)
+            credential = await core.authenticator.identify(method, self.noted, public=public)
+        self.principal = principal = ANONYMOUS if credential is None else credential.principal
         receive = self._raw_receive if self._body_left < 0 else self.receive
         if core.signatures is not None or core.quotas is not None:
             receive = await self._take_stages(route, principal, credential, receive)
-        await self._forward(route, principal, receive)
+        await self._forward(route, credential, receive)
 
     def _admit(self) -> None:
         """Edge guard: what cannot be right is refused before anything is decided on it."""
@@ -185,48 +185,6 @@ class Exchange:
         self._extra.append((b"connection", b"close"))  # what is left of the body is not read
         return ContentTooLarge(f"The limit is {limit} bytes.", limit=limit)
 
-    async def _authenticate(self, method: str, path: str) -> Credential | None:
-        core, noted = self.core, self.noted
-        authorization = noted.get(b"authorization")
-        if authorization is not None:
-            warm = core.authenticator.by_warm_key(authorization)
-            if warm is not None:
-                return warm
-        public = core.table.is_public(method, path)
-        try:
-            credential = await core.authenticator.authenticate(authorization, noted.get(b"cookie"))
-        except Unauthenticated:
-            if not public:
-                raise
-            credential = None  # signing in must work with the cookie of a session that has ended
-        if authorization is None and (credential is not None or public):
-            core.authenticator.check_cross_origin(
-                method, noted.get(b"sec-fetch-site"), noted.get(b"origin"), noted[b"host"]
-            )
-        if credential is None and not public:
-            raise Unauthenticated(
-                "Send an API key as 'Authorization: Bearer gdn_…' or sign in first.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        return credential
-
-    def _principal_of(self, credential: Credential | None) -> Principal:
-        if credential is None:
-            return Principal(NIL, "anonymous", "anonymous", client_address=self.client, request_id=self.request_id)
-        session = credential.session_id
-        return Principal(
-            credential.organization_id,
-            credential.actor_type,
-            credential.actor_id,
-            credential.scopes,
-            "api_key" if session is None else "session",
-            credential.authenticated_at or int(time.time()),
-            credential.on_behalf_of,
-            session,
-            self.client,
-            self.request_id,
-        )
-
     async def _take_stages(
         self, route: Route, principal: Principal, credential: Credential | None, receive: Any
     ) -> Any:
@@ -234,6 +192,7 @@ class Exchange:
         call = Call(
             scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal,
             None if credential is None else credential.signing, self.secure,
+            None if credential is None else credential.caller,
         )  # fmt: skip
         if core.signatures is not None:
             receive, self._content = await core.signatures.verify(call, receive)
@@ -245,27 +204,34 @@ class Exchange:
         return receive
 
     # -- forwarding ----------------------------------------------------------------------------------
-    async def _forward(self, route: Route, principal: Principal, receive: Any) -> None:
-        core, noted = self.core, self.noted
-        self.service = service = route.service
-        self.trace = trace = core.tracing.begin(noted.get(b"traceparent"), noted.get(b"tracestate"))
-        headers = self.headers
-        headers.append((IDENTITY_HEADER, core.signer.sign(principal, service, time.time())))
-        headers.append((b"x-request-id", self.request_id.encode()))
-        headers.append((b"traceparent", trace.traceparent))
-        if trace.tracestate is not None:
-            headers.append((b"tracestate", trace.tracestate))
-        if not _FORWARDED.isdisjoint(noted):
-            headers.append((b"via", b"1.1 proxy"))  # what a proxy claimed is dropped, but not that there is one
-        scope = {**self.scope, "headers": headers, "client": (self.client, 0), "scheme": self._scheme()}
-        scope["guardian.caller"] = self.client if principal.organization_id == NIL else principal.organization_id
-        task = asyncio.current_task()
-        self._task = task
-        self._deadline = asyncio.get_running_loop().call_later(core.timeout, self._overdue)
-        self._forwarded_at = time.perf_counter()
+    async def _forward(self, route: Route, credential: Credential | None, receive: Any) -> None:
+        core = self.core
+        self.service = route.service
+        self._add_headers(credential)
+        upstream = core.upstreams[route.service]
+        cycle: Cycle | None = self.scope.get("guardian.cycle")
+        direct = upstream if cycle is not None and isinstance(upstream, HttpUpstream) else None
+        content = None
+        if direct is not None and cycle is not None and receive == self.receive:
+            content = await self._whole_content(cycle)
+        self._task = task = asyncio.current_task() if cycle is None else cycle.task
+        caller = None if credential is None else credential.caller
+        limited = self.client if caller is None else caller.organization_id
+        self._forwarded_at = now = time.perf_counter()
+        core.deadlines.add(self, now + core.timeout)
         failure: BaseException | None = None
         try:
-            await core.upstreams[service](scope, receive, self.send)
+            if direct is not None:
+                request = Request(
+                    self.scope["method"], self.scope["raw_path"], self.scope["query_string"], self.headers
+                )
+                await direct.forward(
+                    request, receive, self.send, caller=limited, content=content, respond=self._respond
+                )
+            else:
+                scope = {**self.scope, "headers": self.headers, "client": (self.client, 0), "scheme": self._scheme()}
+                scope["guardian.caller"] = limited
+                await upstream(scope, receive, self.send)
         except asyncio.CancelledError as error:
             if self._verdict is None:
                 raise  # the client has left, or the server stops
@@ -276,6 +242,48 @@ class Exchange:
             task.uncancel()
         if not self.complete:
             await self._upstream_failed(failure)
+
+    def _add_headers(self, credential: Credential | None) -> None:
+        """What the service is told beside what the client said: who calls, and which request and trace this is."""
+        core, noted, headers = self.core, self.noted, self.headers
+        self.trace = trace = core.tracing.begin(noted.get(b"traceparent"), noted.get(b"tracestate"))
+        claims = (core.anonymous if credential is None else credential.claims).get(self.service)
+        if claims is None:
+            claims = self._new_claims(credential)
+        headers.append((IDENTITY_HEADER, core.signer.state(claims, time.time(), self.client, self.request_id)))
+        headers.append((b"x-request-id", self.request_id.encode()))
+        headers.append((b"traceparent", trace.traceparent))
+        if trace.tracestate is not None:
+            headers.append((b"tracestate", trace.tracestate))
+        if not _FORWARDED.isdisjoint(noted):
+            headers.append((b"via", b"1.1 proxy"))  # what a proxy claimed is dropped, but not that there is one
+
+    async def _whole_content(self, cycle: Cycle) -> bytes | None:
+        """The content, checked, when all of it has come already; it need not be received then."""
+        content = cycle.whole_content()
+        if content is not None:
+            self._body_left -= len(content)
+            if self._body_left < 0:
+                raise self._too_large()
+            if self._content is not None:
+                self._content.update(content)
+                await self._content.finish()
+            self._body_left = 0
+        return content
+
+    def _respond(self, status: int, headers: list[Pair], content: bytes) -> None:
+        """Instead of ``send``, for an answer that came as a whole."""
+        if self._verdict is None:
+            self.scope["guardian.cycle"].respond(status, self._made(status, headers, self._forwarded_at), content)
+            self.complete = True
+
+    def _new_claims(self, credential: Credential | None) -> Claims:
+        core = self.core
+        principal, kept = (
+            (ANONYMOUS, core.anonymous) if credential is None else (credential.principal, credential.claims)
+        )
+        claims = kept[self.service] = core.signer.claims(principal, self.service)
+        return claims
 
     def _scheme(self) -> str:
         return "https" if self.secure else "http"
@@ -301,14 +309,15 @@ class Exchange:
             raise UpstreamAborted(f"{self.service}: {problem.code}")
         await self._answer_problem(problem)
 
-    def _overdue(self) -> None:
+    def overdue(self) -> float | None:
         """The deadline: counted from the body's last byte, because slow uploads are not the service's fault."""
-        since = time.perf_counter() if self._reading else max(self._body_seen_at, self._forwarded_at)
-        remaining = self.core.timeout - (time.perf_counter() - since)
+        now = time.perf_counter()
+        since = now if self._reading else max(self._body_seen_at, self._forwarded_at)
+        remaining = self.core.timeout - (now - since)
         if remaining > 0.001:
-            self._deadline = asyncio.get_running_loop().call_later(remaining, self._overdue)
-            return
+            return remaining
         self._give_up(UpstreamTimeout(f"The service did not answer within {self.core.timeout:g} seconds."))
+        return None
 
     def _give_up(self, problem: Problem) -> None:
         if self._verdict is None and not self.answered and self._task is not None:
@@ -348,8 +357,7 @@ class Exchange:
         if self._verdict is not None:
             return
         if message["type"] == "http.response.start":
-            if self._deadline is not None:
-                self._deadline.cancel()
+            self.core.deadlines.remove(self)
             message = self._start(message["status"], message.get("headers", ()), self._forwarded_at)
         elif not message.get("more_body", False):
             await self._raw_send(message)
@@ -359,6 +367,9 @@ class Exchange:
 
     # -- the answer ----------------------------------------------------------------------------------
     def _start(self, status: int, headers: Any, forwarded_at: float) -> dict[str, Any]:
+        return {"type": "http.response.start", "status": status, "headers": self._made(status, headers, forwarded_at)}
+
+    def _made(self, status: int, headers: Any, forwarded_at: float) -> list[Pair]:
         core = self.core
         made = core.answers.make(status, headers, self._extra, secure=self.secure, private=self.principal is not None)
         now = time.perf_counter()
@@ -370,7 +381,7 @@ class Exchange:
             made += core.cors.headers(self.noted.get(b"origin"))
         self.answered = True
         self.status = status
-        return {"type": "http.response.start", "status": status, "headers": made}
+        return made
 
     async def _answer(self, status: int, headers: list[Pair], body: bytes) -> None:
         if status != 204:

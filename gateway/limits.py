@@ -17,7 +17,6 @@ from shared.errors import QuotaExceeded, ReducedCapacity, ServiceUnavailable, To
 from shared.ids import NIL, derived_id
 from shared.limits.client import Limits
 from shared.limits.headers import limit_headers
-from shared.limits.metering import caller_of
 from shared.limits.policies import Caller, Operation, Policy
 from shared.limits.problems import refusal
 from shared.limits.usage import UsageRecorder
@@ -81,7 +80,7 @@ class LimitGate:
     async def take(self, call: Call) -> Taken:
         """Take what the call costs from every limit it is under, or from none."""
         principal = call.principal
-        caller = caller_of(principal)
+        caller = call.caller
         if caller is None:
             return _NOTHING if principal.actor_type == "anonymous" else await self._of_nobody(principal)
         operation = self._operations.find(call.method, call.path, call.route.prefix)
@@ -100,7 +99,7 @@ class LimitGate:
         )
         headers = limit_headers(verdicts)
         if decision.allowed:
-            return Taken(headers, partial(self._ended, principal, operation, decision))
+            return Taken(headers, partial(self._ended, call, operation, decision))
         self._count_refusal(decision)
         return Taken(headers, None, refusal(decision, operation))
 
@@ -117,13 +116,12 @@ class LimitGate:
         text = f"You belong to no organisation, and may make {WITHOUT_ORGANIZATION.quota} calls a minute; try again in {wait} s."
         return Taken(headers, None, TooManyRequests(text, retry_after=wait))
 
-    def _ended(self, principal: Principal, operation: Operation, decision: Decision, status: int) -> None:
+    def _ended(self, call: Call, operation: Operation, decision: Decision, status: int) -> None:
         decision.release()
-        caller = caller_of(principal)
-        if status == QuotaExceeded.status and caller is not None:
+        if status == QuotaExceeded.status and call.caller is not None:
             # The service had no units for the rest of the work, and did none of it.
             self._limits.give_back(decision)
-            self._usage.refuse_after_all(caller, principal.actor_type, operation)
+            self._usage.refuse_after_all(call.caller, call.principal.actor_type, operation)
 
     def _count_refusal(self, decision: Decision) -> None:
         if decision.unavailable:

@@ -2,32 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+class _Answers(Collector):
+    """Requests and their times, kept as numbers until somebody reads them: a request must not pay for objects."""
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, int], int] = {}
+        self.times: dict[str, list[int]] = {}
+        self.seconds: dict[str, float] = {}
+
+    def add(self, service: str, method: str, status: int, seconds: float) -> None:
+        """One request."""
+        key = (service, method, status)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        times = self.times.get(service)
+        if times is None:
+            times = self.times[service] = [0] * (len(_BUCKETS) + 1)
+            self.seconds[service] = 0.0
+        times[bisect_left(_BUCKETS, seconds)] += 1
+        self.seconds[service] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus reads."""
+        requests = CounterMetricFamily(
+            "guardian_gateway_requests",
+            "Requests by the service that answered, method and status",
+            labels=["service", "method", "status"],
+        )
+        for (service, method, status), count in self.requests.items():
+            requests.add_metric([service, method, str(status)], count)
+        yield requests
+        times = HistogramMetricFamily(
+            "guardian_gateway_request_seconds",
+            "Time from a request's arrival to the end of its answer",
+            labels=["service"],
+        )
+        bounds = [*map(floatToGoString, _BUCKETS), "+Inf"]
+        for service, counts in self.times.items():
+            buckets = list(zip(bounds, accumulate(counts), strict=True))
+            times.add_metric([service], buckets, sum_value=self.seconds[service])
+        yield times
+
+
 class GatewayMetrics:
-    """Children are kept, because ``labels()`` costs more than the increment it leads to."""
+    """The registry and what is counted in it."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "guardian_gateway_requests",
-            "Requests by the service that answered, method and status",
-            ["service", "method", "status"],
-            registry=self.registry,
-        )
-        self._seconds = Histogram(
-            "guardian_gateway_request_seconds",
-            "Time from a request's arrival to the end of its answer",
-            ["service"],
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
+        self._answers = _Answers()
+        self.registry.register(self._answers)
         self._connections = Gauge(
             "guardian_gateway_upstream_connections",
             "Connections to a service in another process: open, idle among them; requests waiting for one",
@@ -41,8 +76,6 @@ class GatewayMetrics:
             registry=self.registry,
         )
         self._gauges: list[Gauge] = []
-        self._counters: dict[tuple[str, str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
         """Show ``value()`` whenever the figures are read."""
@@ -62,12 +95,4 @@ class GatewayMetrics:
         """Count one request. Status 499 means that the client left first."""
         if method not in _METHODS:
             method = "other"
-        key = (service, method, status)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self._requests.labels(service, method, str(status))
-        counter.inc()
-        histogram = self._histograms.get(service)
-        if histogram is None:
-            histogram = self._histograms[service] = self._seconds.labels(service)
-        histogram.observe(seconds)
+        self._answers.add(service, method, status, seconds)

@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from shared.db import Database
 from shared.db.database import AWAY
@@ -20,8 +18,9 @@ from shared.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
-SQL = "SELECT identity.remember_nonces($1, $2, $3, $4)"
+SQL = "SELECT identity.remember_nonces($1::text[]::uuid[], $2, $3, $4)"
 AT_ONCE = 500
+MOST_WAITING = 10 * AT_ONCE
 _CAPACITY = 100_000
 _ANSWER_SECONDS = 2.0
 
@@ -40,6 +39,7 @@ class Nonces:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._loop: asyncio.AbstractEventLoop
         self._waiting: list[tuple[Nonce, asyncio.Future[bool]]] = []
         self._asking: asyncio.Task[None] | None = None
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -49,15 +49,14 @@ class Nonces:
         """Whether it is new; from now on it is not. Raises ``ServiceUnavailable`` when that cannot be told."""
         if (nonce.key_id, nonce.text) in self._seen:
             return False
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((nonce, answer))
+        if len(self._waiting) >= MOST_WAITING:
+            raise _unknown()
         if self._asking is None:
-            self._asking = asyncio.create_task(self._ask_on(), name="gateway-nonces")
-        try:
-            async with asyncio.timeout(2 * _ANSWER_SECONDS):
-                return await answer
-        except TimeoutError:
-            raise _unknown() from None
+            self._loop = asyncio.get_running_loop()
+            self._asking = self._loop.create_task(self._ask_on(), name="gateway-nonces")
+        answer: asyncio.Future[bool] = self._loop.create_future()
+        self._waiting.append((nonce, answer))
+        return await answer
 
     async def stop(self) -> None:
         """Ask for nothing more."""
@@ -80,7 +79,8 @@ class Nonces:
             fresh = await self._call([nonce for nonce, _ in batch])
         except (ServiceUnavailable, *AWAY) as error:
             logger.warning("whether signatures are new cannot be told: %s", error)
-            for _, answer in batch:
+            late, self._waiting = self._waiting, []  # they would wait for the same
+            for _, answer in (*batch, *late):
                 if not answer.done():
                     answer.set_exception(_unknown())
             return
@@ -92,14 +92,9 @@ class Nonces:
             self._seen.popitem(last=False)
 
     async def _call(self, nonces: list[Nonce]) -> Any:
-        keys, texts = [UUID(each.key_id) for each in nonces], [each.text for each in nonces]
-        created, untils = [_moment(each.created) for each in nonces], [_moment(each.until) for each in nonces]
+        columns = [list(column) for column in zip(*nonces, strict=True)]
         async with self._database.pool.acquire(timeout=_ANSWER_SECONDS) as connection:
-            return await connection.fetchval(SQL, keys, texts, created, untils, timeout=_ANSWER_SECONDS)
-
-
-def _moment(seconds: int) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+            return await connection.fetchval(SQL, *columns, timeout=_ANSWER_SECONDS)
 
 
 def _unknown() -> ServiceUnavailable:

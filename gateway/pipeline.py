@@ -12,6 +12,7 @@ from typing import Any
 from gateway.addresses import parse_networks
 from gateway.authenticate import Authenticator
 from gateway.cors import Cors
+from gateway.deadlines import Deadlines
 from gateway.edge import HeaderRules, PathAndHost
 from gateway.exchange import Exchange
 from gateway.headers import AnswerHeaders
@@ -20,7 +21,7 @@ from gateway.pages import Page
 from gateway.routing import RoutingTable
 from gateway.stages import QuotaGate, SignatureVerifier
 from gateway.trace import Tracing
-from shared.auth import IdentitySigner
+from shared.auth import Claims, IdentitySigner
 from shared.settings import Settings
 
 
@@ -59,6 +60,8 @@ class Pipeline:
         self.trusted = parse_networks(settings.trusted_proxies)
         self.max_body_bytes = settings.max_body_bytes
         self.timeout = settings.request_timeout_seconds
+        self.anonymous: dict[str, Claims] = {}
+        self.deadlines = Deadlines()
         self.in_flight = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

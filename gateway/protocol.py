@@ -14,6 +14,7 @@ import logging
 import socket
 import struct
 from collections import deque
+from itertools import chain
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -33,7 +34,6 @@ HEAD, BODY, BETWEEN, CLOSING = range(4)
 """What is being read: a request's head, its body, nothing (an answer is pending or the connection idle),
 or leftovers that are thrown away because the connection is about to close."""
 
-_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _SLICE = 16_384
 _RESET = struct.pack("ii", 1, 0)
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -61,12 +61,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._since = 0.0
         self._head_bytes = 0
-        self._fields_bytes = 0
-        self._fields = 0
         self._body_bytes = 0
         self._messages = 0
         self._chunk_excess = 0
-        self._framing: dict[bytes, bytes] = {}
+        self._trailer: list[tuple[bytes, bytes]] = []
         self._chunked = False
         self._write_paused_at: float | None = None
         self._half_closed = False
@@ -157,55 +155,50 @@ class GuardedProtocol(HttpToolsProtocol):
     def _begin_head(self) -> None:
         self.phase = HEAD
         self._since = self.loop.time()
-        self._head_bytes = self._fields_bytes = self._fields = 0
-        self._framing = {}
+        self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
-        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._fields += 1
-        self._count(len(name) + len(value) + 4)
-        if self.phase != HEAD:
-            return  # a trailer: fields behind the body must not become headers after they were checked
-        name = name.lower()
-        if name in _FRAMING:
-            if name == b"host" and name in self._framing:
-                self._stop(BadRequest("There must be exactly one Host header."))
-            self._framing[name] = value
-        self.headers.append((name, value))
+        if self.phase == HEAD:
+            self.headers.append((name.lower(), value))
+        else:  # a trailer: fields behind the body must not become headers after they were checked
+            self._trailer.append((name, value))
+            self._check_size(self._trailer)
 
-    def _count(self, size: int) -> None:
-        self._fields_bytes += size
-        if self._fields_bytes > self.limits.header_bytes:
-            self._stop(HeadersTooLarge(f"The limit is {self.limits.header_bytes} bytes."))
-        if self._fields > self.limits.header_fields:
-            self._stop(HeadersTooLarge(f"The limit is {self.limits.header_fields} header fields."))
+    def _check_size(self, fields: list[tuple[bytes, bytes]], before: int = 0) -> None:
+        limits = self.limits
+        if len(fields) > limits.header_fields:
+            self._stop(HeadersTooLarge(f"The limit is {limits.header_fields} header fields."))
+        if sum(map(len, chain.from_iterable(fields)), before) + 4 * len(fields) > limits.header_bytes:
+            self._stop(HeadersTooLarge(f"The limit is {limits.header_bytes} bytes."))
 
     def on_headers_complete(self) -> None:
-        version = self.parser.get_http_version()
-        framing = self._framing
+        version, headers = self.parser.get_http_version(), self.headers
+        self._check_size(headers, len(self.url))
+        fields = dict(headers)
         if version not in ("1.1", "1.0"):
             self._stop(VersionNotSupported())
-        if b"host" not in framing:
+        if b"host" not in fields or (len(fields) < len(headers) and [name for name, _ in headers].count(b"host") > 1):
             self._stop(BadRequest("There must be exactly one Host header."))
         if not self.url.startswith(b"/") or not self.url.isascii():
             self._stop(BadRequest("The request target must be a path that begins with '/'."))
-        coding = framing.get(b"transfer-encoding")
+        coding = fields.get(b"transfer-encoding")
         self._chunked = coding is not None
         if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
             self._stop(BadRequest("'chunked' is the only transfer coding, in HTTP/1.1 only."))
         self.phase = BODY
         self._since = self.loop.time()
         self._body_bytes = self._chunk_excess = 0
-        self._start_cycle(version, framing.get(b"expect", b"").lower() == b"100-continue")
+        self._trailer = []
+        self._start_cycle(version, fields.get(b"expect", b"").lower() == b"100-continue")
 
     def _start_cycle(self, version: str, expect_100_continue: bool) -> None:
         raw_path, _, query = self.url.partition(b"?")
         path = raw_path.decode("ascii")
         method = self.parser.get_method()
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "asgi": _ASGI,
             "http_version": version,
@@ -221,9 +214,11 @@ class GuardedProtocol(HttpToolsProtocol):
         }
         limit = self.limit_concurrency
         overloaded = limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
-        previous = self.cycle
+        previous: Any = self.cycle
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        self.cycle = Cycle(self, scope, expect_continue=expect_100_continue, keep_alive=keep_alive)
+        self.cycle = scope["guardian.cycle"] = Cycle(
+            self, scope, expect_continue=expect_100_continue, keep_alive=keep_alive
+        )
         app = overload if overloaded else self.app
         if previous is None or previous.response_complete:
             self._run(self.cycle, app)

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from gateway.signatures import Signing
     from shared.auth import Principal
     from shared.errors import Problem
+    from shared.limits.policies import Caller
 
 
 @dataclass(slots=True)
 class Call:
     """An authenticated request as a stage sees it. ``path`` is decoded; ``headers`` are the client's own, before any
-    were dropped. ``signing`` says how its credential must sign, None: it need not.
+    were dropped. ``signing`` says how its credential must sign, None: it need not. ``caller`` is whose limits it is under.
     """
 
     method: str
@@ -33,6 +34,7 @@ class Call:
     principal: Principal
     signing: Signing | None = None
     secure: bool = False
+    caller: Caller | None = None
 
 
 class Content(Protocol):

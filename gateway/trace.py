@@ -29,7 +29,7 @@ def request_id_of(header: bytes | None) -> str:
     """The client's request id when it is sane, else a fresh one of 32 hexadecimal digits."""
     if header is not None and _REQUEST_ID.fullmatch(header):
         return header.decode("ascii")
-    return f"{_random.getrandbits(128):032x}"
+    return _random.randbytes(16).hex()
 
 
 def parse_traceparent(header: bytes | None) -> tuple[str, str] | None:
@@ -92,9 +92,8 @@ class Tracing:
             tracestate = None
         if self._ratio and _random.random() < self._ratio:
             return self._sampled(parent, tracestate)
-        trace_id = parent[0] if parent else f"{_random.getrandbits(128) or 1:032x}"
-        span_id = _random.getrandbits(64) or 1
-        return Trace(f"00-{trace_id}-{span_id:016x}-00".encode(), tracestate, None)
+        made = _random.randbytes(24).hex()  # all zeros would be invalid, and comes once in 2^64
+        return Trace(f"00-{parent[0] if parent else made[:32]}-{made[32:]}-00".encode(), tracestate, None)
 
     def close(self) -> None:
         """Send the spans that are left and stop."""

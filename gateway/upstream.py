@@ -10,16 +10,18 @@ Whatever goes wrong before the answer begins is raised as ``UpstreamUnavailable`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+from gateway.edge import Pair
 from gateway.metrics import GatewayMetrics
 from gateway.upstream_connection import HOP_BY_HOP, Connection, NoAnswer
 from gateway.upstream_pool import Address, Pool
 from gateway.upstream_uploads import Uploads
 
 GATHERED_BYTES = 16_384
+Respond = Callable[[int, list[Pair], bytes], None]
 _CHUNKED = -1
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _NOT_FORWARDED = HOP_BY_HOP | {b"expect"}
@@ -54,25 +56,45 @@ class HttpUpstream:
         metrics.watch_connections(service, "waiting", lambda: pool.waiting)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        request, length = _head(scope)
-        method = scope["method"]
-        if not length:
-            await self._forward(method, request, 0, None, send)
-            return
-        body = _Body(receive, length)
-        request += b"".join(await body.gathered())
-        if not body.more:
-            await self._forward(method, request, length, None, send)
-            return
-        async with self._uploads.slot(scope.get("guardian.caller")) as body.uploaded:
-            await self._forward(method, request, length, body, send)
+        request = Request(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
+        await self.forward(request, receive, send, caller=scope.get("guardian.caller"))
 
-    async def _forward(self, method: str, request: bytes, length: int, body: _Body | None, send: Any) -> None:
+    async def forward(
+        self,
+        request: Request,
+        receive: Any,
+        send: Any,
+        *,
+        caller: Hashable,
+        content: bytes | None = None,
+        respond: Respond | None = None,
+    ) -> None:
+        """Pass a request on and its answer back.
+
+        ``content`` is all of it where that is here already, and ``respond`` takes a whole answer that came at once; what
+        is not so passes through ``receive`` and ``send``, piece by piece.
+        """
+        head, length = request.head()
+        if not length:
+            await self._pass(request.method, head, 0, None, send, respond)
+        elif content is not None and length == len(content):
+            await self._pass(request.method, head + content, length, None, send, respond)
+        else:
+            body = _Body(receive, length, content)
+            head += await body.gathered()
+            if not body.more:
+                await self._pass(request.method, head, length, None, send, respond)
+                return
+            async with self._uploads.slot(caller) as body.uploaded:
+                await self._pass(request.method, head, length, body, send, respond)
+
+    async def _pass(
+        self, method: str, request: bytes, length: int, body: _Body | None, send: Any, respond: Respond | None
+    ) -> None:
         """``body`` is what ``request`` does not hold yet, if anything."""
         pool, bodiless = self.pool, method == "HEAD"
         upload: asyncio.Task[None] | None = None
         connection = await pool.take()
-        is_ours = True
         try:
             connection.ask(request, bodiless=bodiless, sent=body is None)
             if body is not None:
@@ -82,50 +104,63 @@ class HttpUpstream:
             except NoAnswer:
                 if length or method not in _REPEATABLE:
                     raise
-                is_ours = False
                 connection = await pool.replace(connection)
-                is_ours = True
                 connection.ask(request, bodiless=bodiless, sent=True)
                 await connection.answer()
-            await send({"type": "http.response.start", "status": connection.status, "headers": connection.headers})
-            while is_ours:
-                answer, complete = connection.take()
-                if complete:  # given back before a slow client has read it all
-                    is_ours = False
-                    pool.give_back(connection)
-                if answer or complete:
-                    await send({"type": "http.response.body", "body": answer, "more_body": not complete})
-                if not complete:
-                    await connection.news()
+            await self._answer(connection, send, respond)
         finally:
-            if is_ours:
+            if connection.is_held:
                 pool.drop(connection)
             if upload is not None:
                 upload.cancel()
 
+    async def _answer(self, connection: Connection, send: Any, respond: Respond | None) -> None:
+        """Pass on what comes. The connection is given back before a slow client has read it all."""
+        status, headers = connection.status, connection.headers
+        answer, complete = connection.take()
+        if complete:
+            self.pool.give_back(connection)
+            if respond is not None:
+                respond(status, headers, answer)
+                return
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        while True:
+            if answer or complete:
+                await send({"type": "http.response.body", "body": answer, "more_body": not complete})
+            if complete:
+                return
+            await connection.news()
+            answer, complete = connection.take()
+            if complete:
+                self.pool.give_back(connection)
 
-def _head(scope: Any) -> tuple[bytes, int]:
-    """A request's head, and its body's length or ``_CHUNKED``."""
-    query, length, chunked = scope["query_string"], None, False
-    target = b"%b?%b" % (scope["raw_path"], query) if query else scope["raw_path"]
-    lines = [b"%b %b HTTP/1.1" % (scope["method"].encode(), target)]
-    for pair in scope["headers"]:
-        name = pair[0]
-        if name == b"content-length":
-            length = int(pair[1])
-        elif name in _NOT_FORWARDED:
-            chunked = chunked or name == b"transfer-encoding"
-            continue
-        lines.append(b": ".join(pair))
-    if chunked:
-        if length is not None:
-            raise ValueError("a request with two lengths")
-        length = _CHUNKED
-        lines.append(b"transfer-encoding: chunked")
-    head = b"\r\n".join([*lines, b"", b""])
-    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1:
-        raise ValueError("a line end inside a request's head")
-    return head, length or 0
+
+class Request(NamedTuple):
+    """What a request says before its content; header names are lower case."""
+
+    method: str
+    raw_path: bytes
+    query_string: bytes
+    headers: list[Pair]
+
+    def head(self) -> tuple[bytes, int]:
+        """As it is written, and its content's length or ``_CHUNKED``."""
+        method, raw_path, query, pairs = self
+        target = b"%b?%b" % (raw_path, query) if query else raw_path
+        fields = dict(pairs)
+        length = int(fields.get(b"content-length", b"0"))
+        if not _NOT_FORWARDED.isdisjoint(fields):
+            pairs = [pair for pair in pairs if pair[0] not in _NOT_FORWARDED]
+            if b"transfer-encoding" in fields:
+                if b"content-length" in fields:
+                    raise ValueError("a request with two lengths")
+                length = _CHUNKED
+                pairs.append((b"transfer-encoding", b"chunked"))
+        line = b"%b %b HTTP/1.1" % (method.encode(), target)
+        head = b"\r\n".join((line, *map(b": ".join, pairs), b"", b""))
+        if head.count(b"\n") != len(pairs) + 2 or head.count(b"\r") != len(pairs) + 2:
+            raise ValueError("a line end inside a request's head")
+        return head, length
 
 
 class _Body:
@@ -134,29 +169,34 @@ class _Body:
     uploaded: Callable[[], None]
     """Called when all of it was written: the time that a slow reader takes over the answer is no upload's."""
 
-    def __init__(self, receive: Any, length: int) -> None:
+    def __init__(self, receive: Any, length: int, content: bytes | None = None) -> None:
         self._receive = receive
+        self._content = content
         self._chunked = length == _CHUNKED
         self._left = length
         self.more = True
 
-    async def gathered(self) -> list[bytes]:
+    async def gathered(self) -> bytes:
         """All of a small body, or what a larger one begins with."""
-        whole = bytearray()
+        whole = await self._next()
         while self.more and len(whole) <= GATHERED_BYTES:
             whole += await self._next()
-        return self._framed(bytes(whole))
+        return b"".join(self._framed(whole)) if self._chunked else whole
 
     async def pieces(self) -> list[bytes]:
         """What comes next; it may be nothing."""
         return self._framed(await self._next())
 
     async def _next(self) -> bytes:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionAbortedError("the client has left")
-        body: bytes = message.get("body", b"")
-        self.more = message.get("more_body", False)
+        body, self._content = self._content, None
+        if body is not None:
+            self.more = False
+        else:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionAbortedError("the client has left")
+            body = message.get("body", b"")
+            self.more = message.get("more_body", False)
         if not self._chunked:
             self._left -= len(body)
             if self._left < 0 or (self._left and not self.more):

@@ -58,6 +58,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._spent = False  # the parser waits for a body that does not come
         self.is_open = False
+        self.is_held = False
+        """Whether a request holds it; the pool's to say."""
         self.rests_since = 0.0
         self.sent = True
         self.failure: Exception | None = None

@@ -72,23 +72,26 @@ class Pool:
     async def take(self) -> Connection:
         """A connection for one request. Raises ``UpstreamUnavailable`` when a new one is refused."""
         connection = self._rested()
-        if connection is not None:
-            return connection
-        if self._used < self._most:
+        if connection is None and self._used < self._most:
             self._used += 1
-        else:
+        elif connection is None:
             connection = await self._turn()
-            if connection is not None and connection.is_open:
-                return connection
-        return await self._connect()
+        if connection is None or not connection.is_open:
+            connection = await self._connect()
+        connection.is_held = True
+        return connection
 
     async def replace(self, lost: Connection) -> Connection:
         """A new connection in the slot of one that was lost."""
+        lost.is_held = False
         lost.abort()
-        return await self._connect()
+        connection = await self._connect()
+        connection.is_held = True
+        return connection
 
     def give_back(self, connection: Connection) -> None:
         """End the request on ``connection``, everything having been taken from it."""
+        connection.is_held = False
         if not connection.rest() or self._closed:
             self.drop(connection)
         elif not self._hand_on(connection):
@@ -98,6 +101,7 @@ class Pool:
 
     def drop(self, connection: Connection) -> None:
         """End the request and the connection."""
+        connection.is_held = False
         connection.abort()
         self._free()
 

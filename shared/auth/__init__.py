@@ -1,6 +1,14 @@
 """Who is calling, and what they may do."""
 
-from shared.auth.identity import IDENTITY_HEADER, IdentitySigner, IdentityVerifier, InvalidIdentity
+from shared.auth.identity import IDENTITY_HEADER, Claims, IdentitySigner, IdentityVerifier, InvalidIdentity
 from shared.auth.principal import ActorType, Principal
 
-__all__ = ["IDENTITY_HEADER", "ActorType", "IdentitySigner", "IdentityVerifier", "InvalidIdentity", "Principal"]
+__all__ = [
+    "IDENTITY_HEADER",
+    "ActorType",
+    "Claims",
+    "IdentitySigner",
+    "IdentityVerifier",
+    "InvalidIdentity",
+    "Principal",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from base64 import b64encode
 from hmac import compare_digest
+from typing import Any
 
 from shared.signing.failures import Refused
 from shared.signing.fields import byte_members
@@ -19,15 +20,24 @@ def content_digest(content: bytes) -> str:
 
 
 class ContentDigest:
-    """``update`` with the content as it comes, then ``check``. Raises ``Refused`` for a field without SHA-2."""
+    """``update`` with the content as it comes, then ``check``."""
 
-    def __init__(self, field: str) -> None:
+    def __init__(self, expected: list[tuple[Any, bytes]]) -> None:
+        self._expected = expected
+
+    @classmethod
+    def of_sha256(cls, digest: bytes) -> ContentDigest:
+        """For a digest that was read already."""
+        return cls([(hashlib.sha256(), digest)])
+
+    @classmethod
+    def read(cls, field: str) -> ContentDigest:
+        """From the field; raises ``Refused`` for one without SHA-2, or that cannot be read."""
         members = byte_members(field, "Content-Digest")
-        self._expected = [
-            (hashlib.new(_ALGORITHMS[name]), digest) for name, digest in members.items() if name in _ALGORITHMS
-        ]
-        if not self._expected:
+        expected = [(hashlib.new(_ALGORITHMS[name]), digest) for name, digest in members.items() if name in _ALGORITHMS]
+        if not expected:
             raise Refused("signature_digest", "Content-Digest has neither sha-256 nor sha-512.")
+        return cls(expected)
 
     def update(self, content: bytes) -> None:
         """The next piece of the content."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from shared.mac import KeyedSha256
 
 HMAC, ED25519 = "hmac-sha256", "ed25519"
 
@@ -34,10 +35,14 @@ class SharedSecret:
     key_id: str
     secret: bytes
     algorithm: str = HMAC
+    mac: KeyedSha256 = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mac", KeyedSha256(self.secret))
 
     def sign(self, text: bytes) -> bytes:
         """HMAC-SHA256 (RFC 2104)."""
-        return hmac.digest(self.secret, text, hashlib.sha256)
+        return self.mac.digest(text)
 
     def verifies(self, signature: bytes, text: bytes) -> bool:
         """In constant time."""

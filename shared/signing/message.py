@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from shared.signing.failures import Refused, malformed
 
 Pair = tuple[bytes, bytes]
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+
+
+def has_content(fields: Mapping[bytes, bytes]) -> bool:
+    """Whether content follows a head with these fields, or may follow."""
+    return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
 
 
 class Message:
     """``path`` and ``query`` are raw, as they stood in the request line; header names are lower case."""
 
-    __slots__ = ("__dict__", "_headers", "_scheme", "method", "path", "query")
+    __slots__ = ("__dict__", "headers", "method", "path", "query", "scheme")
 
     def __init__(
-        self, method: str, path: bytes, query: bytes, headers: Iterable[Pair], *, scheme: str = "https"
+        self, method: str, path: bytes, query: bytes, headers: Sequence[Pair], *, scheme: str = "https"
     ) -> None:
         self.method = method
         self.path = path or b"/"
         self.query = query
-        self._headers = headers
-        self._scheme = scheme
+        self.headers = headers
+        self.scheme = scheme
 
     @cached_property
     def fields(self) -> dict[str, str]:
         """Fields by name: values of several lines together, without the space around them (RFC 9421 §2.1)."""
         found: dict[str, str] = {}
-        for name, value in self._headers:
+        for name, value in self.headers:
             key, text = name.decode("latin-1"), value.decode("latin-1").strip(" \t")
             found[key] = f"{found[key]}, {text}" if key in found else text
         return found
@@ -37,12 +42,12 @@ class Message:
     @property
     def has_body(self) -> bool:
         """Whether content follows, or may follow."""
-        return "transfer-encoding" in self.fields or self.fields.get("content-length", "0") != "0"
+        return has_content(dict(self.headers))
 
     @property
     def authority(self) -> str:
         """The host that was asked for, without the scheme's own port (RFC 9421 §2.2.3)."""
-        return self.fields.get("host", "").lower().removesuffix(_DEFAULT_PORTS[self._scheme])
+        return self.fields.get("host", "").lower().removesuffix(DEFAULT_PORTS[self.scheme])
 
     def component(self, identifier: str) -> str:
         """The value of a component (``"@method"``, ``"date"``, quoted as in the field); raises ``Refused``."""

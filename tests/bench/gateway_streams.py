@@ -2,5 +2,6 @@
 
 from typing import Any
 
+
 async def measure_latency(*_: Any) -> None: ...
 async def measure_streams(*_: Any) -> None: ...

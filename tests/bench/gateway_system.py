@@ -43,7 +43,10 @@ async def _callers(settings: Settings, key: str) -> tuple[Caller, Caller]:
     gateway = load_gateway(settings, load_apps(settings))
     transport = httpx.ASGITransport(gateway)
     headers = {"authorization": f"Bearer {key}"}
-    async with gateway.running(), httpx.AsyncClient(transport=transport, base_url="http://bench", headers=headers) as ask:
+    async with (
+        gateway.running(),
+        httpx.AsyncClient(transport=transport, base_url="http://bench", headers=headers) as ask,
+    ):
         made = []
         for name in ("plain", "signs"):
             body = {"name": name, "scopes": ["contacts:read", "contacts:write"]}

@@ -68,7 +68,7 @@ class Path:
         path = f"/v1/contacts/{organization}"
         route = RoutingTable(routes()).match(path)
         assert route is not None
-        self._call = Call("GET", path, path.encode(), b"", [], route, principal)
+        self._call = Call("GET", path, path.encode(), b"", [], route, principal, caller=caller_of(principal))
         self._gate = metering.gate
         caller = caller_of(principal)
         assert caller is not None

@@ -15,6 +15,7 @@ from shared.auth import Principal
 from shared.auth.principal import ANONYMOUS
 from shared.ids import NIL, new_id
 from shared.limits.decision import Decision, Verdict
+from shared.limits.metering import caller_of
 from shared.limits.policies import Caller, Operation, Policy
 from tests.gateway.upstreams import proxied
 
@@ -191,7 +192,7 @@ class TestTheGate:
         return LimitGate(limits, usage, Operations(DOCUMENT, [ROUTE]), refused.append)
 
     def call(self, principal: Principal, method: str = "GET", path: str = "/v1/contacts/7") -> Call:
-        return Call(method, path, path.encode(), b"", [], ROUTE, principal)
+        return Call(method, path, path.encode(), b"", [], ROUTE, principal, caller=caller_of(principal))
 
     def verdict(self, name: str, *, allowed: bool = True, **fields: Any) -> Verdict:
         policy = Policy(new_id(), UUID(int=1), name, 10, **fields)

@@ -205,7 +205,7 @@ class TestTheGatewaysRole:
         [
             "identity.resolve_api_key('x')", "identity.resolve_session('x')",
             "identity.touch_api_keys(ARRAY['x'], ARRAY[now()])",
-            "identity.remember_nonces(ARRAY[gen_random_uuid()], ARRAY['x'], ARRAY[now()], ARRAY[now()])",
+            "identity.remember_nonces(ARRAY[gen_random_uuid()], ARRAY['x'], ARRAY[1.0], ARRAY[1.0])",
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("service", ["crm", "identity"])

@@ -56,7 +56,7 @@ async def remember(
     keys, texts = [key for key, _ in nonces], [text for _, text in nonces]
     ends = until or created + LIFE
     answers: Sequence[bool] = await connection.fetchval(
-        CALL, keys, texts, [created] * len(nonces), [ends] * len(nonces)
+        CALL, keys, texts, [created.timestamp()] * len(nonces), [ends.timestamp()] * len(nonces)
     )
     return answers
 

@@ -83,8 +83,8 @@ _TRIGGER = """CREATE TRIGGER notify_changed AFTER INSERT OR UPDATE OR DELETE ON 
 
 # In the order of the arguments: whether the nonce is new, and remembered from now on. Rows are inserted in the order
 # of their key, so that of two calls one waits for the other and never both.
-_REMEMBER_NONCES = """CREATE FUNCTION identity.remember_nonces(keys uuid[], nonces text[], created timestamptz[],
-  untils timestamptz[]) RETURNS boolean[]
+_REMEMBER_NONCES = """CREATE FUNCTION identity.remember_nonces(keys uuid[], nonces text[], created float8[],
+  untils float8[]) RETURNS boolean[]
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, identity, pg_temp AS $$
 DECLARE
   begun timestamptz;
@@ -96,7 +96,8 @@ BEGIN
     SELECT m.since INTO begun FROM nonce_memory m;
   END IF;
   WITH asked AS (
-    SELECT * FROM unnest(keys, nonces, created, untils) WITH ORDINALITY AS a (key, nonce, signed, ends, place)
+    SELECT a.key, a.nonce, to_timestamp(a.signed) AS signed, to_timestamp(a.ends) AS ends, a.place
+      FROM unnest(keys, nonces, created, untils) WITH ORDINALITY AS a (key, nonce, signed, ends, place)
   ), candidate AS (
     SELECT DISTINCT ON (a.key, a.nonce COLLATE "C") a.* FROM asked a
     WHERE a.signed >= begun AND NOT EXISTS (
@@ -125,7 +126,7 @@ $$"""
 
 _CALLERS = {
     "resolve_api_key(text)": "svc_gateway",
-    "remember_nonces(uuid[], text[], timestamptz[], timestamptz[])": "svc_gateway",
+    "remember_nonces(uuid[], text[], float8[], float8[])": "svc_gateway",
     "forget_nonces()": "svc_identity",
 }
 

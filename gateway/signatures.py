@@ -108,7 +108,9 @@ class SignatureGate:
     async def _by_fields(self, message: Message, signing: Signing) -> Content | None:
         now = self._now()
         verified = v1.verify(message, lambda key_id: signing.find(key_id, now), now)
-        await self._remember(Nonce(verified.key_id, verified.nonce, verified.created, verified.until))
+        nonce = Nonce(verified.key_id, verified.nonce, verified.created, verified.until)
+        if not await self._nonces.remember(nonce) and not _happens_once(message):
+            raise _replayed()
         if verified.digest is None:
             return None
         content = _Digested(verified.digest)
@@ -130,12 +132,21 @@ class SignatureGate:
             if found.holds():
                 break
         found.check()
-        await self._remember(Nonce(found.key_id, found.nonce, found.created, found.until))
+        if not await self._nonces.remember(Nonce(found.key_id, found.nonce, found.created, found.until)):
+            raise _replayed()
         return _replay(content, receive) if message.has_body else receive
 
-    async def _remember(self, nonce: Nonce) -> None:
-        if not await self._nonces.remember(nonce):
-            raise Refused("signature_replayed", "This signature was used before; sign each request anew.")
+
+def _happens_once(message: Message) -> bool:
+    """Whether sending this very request again does no harm: its service answers a keyed POST once, and then again.
+
+    The key is signed, too, so this is the same request, within the minutes in which its answer is kept for hours.
+    """
+    return message.method == "POST" and any(name == b"idempotency-key" for name, _ in message.headers)
+
+
+def _replayed() -> Refused:
+    return Refused("signature_replayed", "This signature was used before; sign each request anew.")
 
 
 class _Digested:

@@ -51,7 +51,7 @@ def install(app: FastAPI) -> None:
 
 
 def _annotate(app: FastAPI, document: dict[str, Any]) -> None:
-    routes = {(path_of(route), method.lower()): route for route in _routes(app) for method in route.methods or ()}
+    routes = {(path_of(route), method.lower()): route for route in api_routes(app) for method in route.methods or ()}
     for path, item in document["paths"].items():
         for method, operation in item.items():
             route = routes[path, method]
@@ -93,6 +93,7 @@ def _with_limits(status: str, answer: dict[str, Any]) -> dict[str, Any]:
     return {**answer, "headers": field_references(status) | answer.get("headers", {})}
 
 
-def _routes(app: FastAPI) -> list[APIRoute]:
+def api_routes(app: FastAPI) -> list[APIRoute]:
+    """Every operation of an application."""
     # FastAPI keeps an included router as one entry of ``app.routes``; this looks inside.
     return [each.route for each in iter_route_contexts(app.routes) if isinstance(each.route, APIRoute)]

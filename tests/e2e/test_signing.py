@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -54,7 +55,10 @@ class Signer:
             made = client.post(f"/v1/api-keys/{key['id']}/signing-keys", json={}).raise_for_status().json()
             client.patch(f"/v1/api-keys/{key['id']}", json={"signature_policy": policy}).raise_for_status()
         self.key, self.secret = key, SharedSecret(made["id"], made["secret"].encode())
-        self.client = httpx.Client(base_url=platform.base_url, headers={"Authorization": f"Bearer {key['key']}"})
+        self.client = httpx.Client(
+            base_url=platform.base_url, headers={"Authorization": f"Bearer {key['key']}"},
+            timeout=30, limits=httpx.Limits(max_connections=50),
+        )  # fmt: skip
 
     def move(self, platform: RunningPlatform) -> None:
         """Go on where the platform listens now."""
@@ -120,6 +124,41 @@ def test_no_restart_makes_a_signature_good_again(own_platform: RunningPlatform, 
         signer.move(own_platform)
         signed.url = signed.url.copy_with(port=own_platform.port)
         assert signer.send(signed) == (401, "signature_replayed")
+
+
+def test_a_keyed_request_sent_again_gets_its_answer_again(platform: RunningPlatform, signers: Signers) -> None:
+    signer = signers(platform)
+    wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    signed = signer.request(CONTENT, **{"idempotency-key": secrets.token_hex(8)})
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(lambda _: signer.client.send(signed), range(50)))
+    done = [answer for answer in answers if answer.status_code == 201]
+    assert done
+    assert len({answer.json()["id"] for answer in done}) == 1
+    assert sum("idempotency-replayed" not in answer.headers for answer in done) == 1
+    others = {(answer.status_code, answer.json()["code"]) for answer in answers if answer.status_code != 201}
+    assert others <= {(409, "idempotency_in_progress")}
+    last = signer.client.send(signed)
+    assert (last.status_code, last.content) == (201, done[0].content)
+    assert last.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize("own_platform", params(POSTGRES), indirect=True)
+def test_a_keyed_request_gets_its_answer_from_a_platform_that_was_killed(
+    own_platform: RunningPlatform, signers: Signers
+) -> None:
+    own_platform.start()
+    signer = signers(own_platform)
+    wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    signed = signer.request(CONTENT, **{"idempotency-key": secrets.token_hex(8)})
+    first = signer.client.send(signed)
+    own_platform.kill()
+    own_platform.start()
+    signer.move(own_platform)
+    signed.url = signed.url.copy_with(port=own_platform.port)
+    again = signer.client.send(signed)
+    assert (first.status_code, again.status_code, again.content) == (201, 201, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
 
 
 def test_the_printed_command_works(platform: RunningPlatform, signers: Signers) -> None:

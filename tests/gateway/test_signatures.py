@@ -138,6 +138,23 @@ async def test_a_signature_is_good_once(gate: SignatureGate, principal: Any, mem
     assert [each.until for each in memory.seen] == [NOW + 300, NOW + 300, NOW + 301, NOW + 301]
 
 
+async def test_a_keyed_post_may_be_sent_again_because_its_service_answers_it_once(
+    gate: SignatureGate, principal: Any
+) -> None:
+    for method, again in (("POST", None), ("PATCH", (401, "signature_replayed"))):
+        keyed = by_v1(with_fields(message(method), {"idempotency-key": "k-1"}), nonce=NONCE + method)
+        await gate.verify(call(keyed, principal, "v1"), Body(CONTENT))
+        if again is None:
+            await gate.verify(call(keyed, principal, "v1"), Body(CONTENT))
+        else:
+            assert await code_of(gate, call(keyed, principal, "v1")) == again
+    unsigned_key = with_fields(by_v1(), {"idempotency-key": "k-1"})
+    assert await code_of(gate, call(unsigned_key, principal, "v1")) == (401, "signature_incomplete")
+    older = with_fields(by_v0(), {"idempotency-key": "k-1"})
+    await gate.verify(call(older, principal, "v0"), Body(CONTENT))
+    assert await code_of(gate, call(older, principal, "v0"), CONTENT) == (401, "signature_replayed")
+
+
 async def test_what_is_forged_uses_up_no_nonce(gate: SignatureGate, principal: Any, memory: Memory) -> None:
     forged = with_fields(by_v1(), {}, path=b"/v1/deals/8")
     assert await code_of(gate, call(forged, principal, "v1")) == (401, "signature_mismatch")

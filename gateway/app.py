@@ -15,6 +15,7 @@ from gateway.last_used import LastUsed
 from gateway.limits import Metering
 from gateway.metrics import GatewayMetrics
 from gateway.nonces import Nonces
+from gateway.operations import Operations
 from gateway.pages import Probes, build_pages, read_contract
 from gateway.pipeline import Pipeline
 from gateway.routing import Operation, Route, RoutingTable
@@ -64,6 +65,8 @@ class Gateway:
             await self._database.open()
             stack.push_async_callback(self._database.close)
             stack.callback(parts.tracing.close)
+            self._pipeline.shedder.start()
+            stack.callback(self._pipeline.shedder.stop)
             parts.last_used.start()
             stack.push_async_callback(parts.last_used.stop)
             parts.listener.start()
@@ -143,9 +146,14 @@ def create_gateway(
     table = RoutingTable(routes)
     database = Database.for_service(settings, "gateway")
     parts = _Parts(settings, database)
+    operations = Operations({"paths": {}}, routes)
     if limited and quotas is None:
         openapi = read_contract() if openapi is None else openapi
-        parts.metering = Metering(settings, database, parts.metrics, routes, openapi)
+        if openapi is None:
+            logger.error("there is no OpenAPI document: every call costs 1, and routes have no names in limits")
+        else:
+            operations = Operations(openapi, routes)
+        parts.metering = Metering(settings, database, parts.metrics)
         quotas = parts.metering.gate
     pipeline = Pipeline(
         settings,
@@ -155,6 +163,7 @@ def create_gateway(
         pages=build_pages(settings, table, parts.probes, openapi=openapi, sign_in=sign_in),
         tracing=parts.tracing,
         metrics=parts.metrics,
+        operations=operations,
         signatures=SignatureGate(parts.nonces) if signatures is None else signatures,
         quotas=quotas,
     )
@@ -162,7 +171,10 @@ def create_gateway(
     watch("guardian_gateway_in_flight", "Requests being answered", lambda: pipeline.in_flight)
     watch("guardian_gateway_nonce_calls", "Questions whether signatures are new", lambda: parts.nonces.asked)
     watch("guardian_gateway_key_lookups", "Keys asked of the database", lambda: parts.credentials.keys.lookups)
+    watch("guardian_gateway_shed_share", "Share of requests that are refused at once", lambda: pipeline.shedder.share)
+    watch("guardian_gateway_loop_late_seconds", "How late the event loop is", lambda: pipeline.shedder.lateness)
     for service, upstream in upstreams.items():
+        parts.metrics.watch_guard(service, pipeline.guards[service])
         if isinstance(upstream, HttpUpstream):
             upstream.watch(service, parts.metrics)
     watch("guardian_gateway_listening", "1 while changed credentials are heard of", lambda: parts.listener.connected)

@@ -8,19 +8,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway import addresses
-from gateway.problems import BadGateway, UpstreamAborted, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
+from gateway.answering import Answering
+from gateway.problems import BadGateway, Overloaded, UpstreamAborted, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
+from gateway.shedding import Priority, priority_of
 from gateway.stages import Call
 from gateway.trace import Trace, request_id_of
 from gateway.upstream import HttpUpstream, Request
 from shared.auth import IDENTITY_HEADER, Claims, Principal
 from shared.auth.principal import ANONYMOUS
 from shared.errors import (
-    PROBLEM_JSON,
     BadRequest,
     ContentTooLarge,
     NotFound,
     Problem,
-    problem_body,
 )
 
 if TYPE_CHECKING:
@@ -32,15 +32,14 @@ if TYPE_CHECKING:
     from gateway.pipeline import Pipeline
     from gateway.routing import Route
     from gateway.stages import Content
+    from shared.limits.policies import Operation
 
 logger = logging.getLogger(__name__)
-
-_CLIENT_LEFT = 499
 
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"})
 
 
-class Exchange:
+class Exchange(Answering):
     """State of one request. ``receive`` and ``send`` are what the service is given."""
 
     __slots__ = (
@@ -48,35 +47,21 @@ class Exchange:
         "_body_seen_at",
         "_content",
         "_ended",
-        "_extra",
         "_forwarded_at",
+        "_priority",
         "_raw_receive",
-        "_raw_send",
         "_reading",
         "_task",
         "_verdict",
-        "answered",
         "client",
-        "complete",
-        "core",
         "headers",
-        "noted",
-        "principal",
-        "request_id",
-        "scope",
-        "secure",
         "service",
-        "started",
-        "status",
         "trace",
     )
 
     def __init__(self, core: Pipeline, scope: Any, receive: Any, send: Any) -> None:
-        self.core = core
-        self.scope = scope
+        super().__init__(core, scope, send)
         self._raw_receive = receive
-        self._raw_send = send
-        self.started = time.perf_counter()
         self._forwarded_at = 0.0
         self._body_left = -1  # bytes; -1: no body is expected
         self._body_seen_at = 0.0
@@ -85,30 +70,24 @@ class Exchange:
         self._task: asyncio.Task[Any] | None = None
         self._verdict: Problem | None = None
         self._content: Content | None = None
-        self._extra: list[Pair] = []
-        self.answered = self.complete = False
-        self.status = _CLIENT_LEFT
+        self._priority = Priority.INTERACTIVE
         self.service = "gateway"
-        self.request_id = ""
         self.client = ""
-        self.secure = scope["scheme"] == "https"
-        self.principal: Principal | None = None
         self.trace: Trace | None = None
-        self.noted: dict[bytes, bytes] = {}
 
     async def run(self) -> None:
         """Answer the request. Raises ``UpstreamAborted`` when an answer had to be broken off."""
         try:
             await self._handle()
         except Problem as problem:
-            await self._answer_problem(problem)
+            await self.answer_problem(problem)
         except UpstreamAborted:
             raise
         except Exception:
             if self.answered:
                 raise
             logger.exception("unhandled error in the gateway (request %s)", self.request_id)
-            await self._answer_problem(Problem("The error has been logged under this request_id."))
+            await self.answer_problem(Problem("The error has been logged under this request_id."))
         finally:
             if self._ended is not None:
                 self._ended(self.status)
@@ -125,15 +104,20 @@ class Exchange:
         method, path = scope["method"], scope["path"]
         preflight = core.cors.preflight(method, self.noted)
         if preflight is not None:
-            await self._answer(204, preflight, b"")
+            await self.answer(204, preflight, b"")
             return
         page = core.pages.get(path)
         if page is not None:
-            await self._answer(*await page(self))
+            await self.answer(*await page(self))
             return
         route = core.table.match(path)
         if route is None:
             raise NotFound("There is nothing at this path; see /docs for what there is.", code="unknown_path")
+        operation = core.operations.find(method, path, route.prefix)
+        self._priority = priority_of(route.service, operation)
+        if core.shedder.share and core.shedder.refuses(self._priority):
+            core.metrics.shed(self._priority)
+            raise Overloaded("The gateway has more to do than it can do in time; try again in a second.")
         credential = core.authenticator.by_warm_key(self.noted.get(b"authorization"))
         if credential is None:
             public = core.table.is_public(method, path)
@@ -141,7 +125,7 @@ class Exchange:
         self.principal = principal = ANONYMOUS if credential is None else credential.principal
         receive = self._raw_receive if self._body_left < 0 else self.receive
         if core.signatures is not None or core.quotas is not None:
-            receive = await self._take_stages(route, principal, credential, receive)
+            receive = await self._take_stages(route, operation, principal, credential, receive)
         await self._forward(route, credential, receive)
 
     def _admit(self) -> None:
@@ -186,11 +170,12 @@ class Exchange:
         return ContentTooLarge(f"The limit is {limit} bytes.", limit=limit)
 
     async def _take_stages(
-        self, route: Route, principal: Principal, credential: Credential | None, receive: Any
+        self, route: Route, operation: Operation, principal: Principal, credential: Credential | None, receive: Any
     ) -> Any:
         core, scope = self.core, self.scope
         call = Call(
-            scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"], route, principal,
+            scope["method"], scope["path"], scope["raw_path"], scope["query_string"], scope["headers"], route, operation,
+            principal,
             None if credential is None else credential.signing, self.secure,
             None if credential is None else credential.caller,
         )  # fmt: skip
@@ -208,7 +193,7 @@ class Exchange:
         core = self.core
         self.service = route.service
         self._add_headers(credential)
-        upstream = core.upstreams[route.service]
+        upstream, guard = core.upstreams[route.service], core.guards[route.service]
         cycle: Cycle | None = self.scope.get("guardian.cycle")
         direct = upstream if cycle is not None and isinstance(upstream, HttpUpstream) else None
         content = None
@@ -217,6 +202,7 @@ class Exchange:
         self._task = task = asyncio.current_task() if cycle is None else cycle.task
         caller = None if credential is None else credential.caller
         limited = self.client if caller is None else caller.organization_id
+        await guard.enter(self._priority)
         self._forwarded_at = now = time.perf_counter()
         core.deadlines.add(self, now + core.timeout)
         failure: BaseException | None = None
@@ -238,10 +224,20 @@ class Exchange:
             failure = error
         except Exception as error:
             failure = error
+        finally:
+            guard.leave(time.perf_counter(), answered=self._was_answered(failure))
         if self._verdict is not None and task is not None:
             task.uncancel()
         if not self.complete:
             await self._upstream_failed(failure)
+
+    def _was_answered(self, failure: BaseException | None) -> bool | None:
+        """Whether the service answered at all; None when it was not its turn to, or the client did not wait."""
+        if self.answered:
+            return True
+        if isinstance(failure, UpstreamUnavailable | OSError) or isinstance(self._verdict, UpstreamTimeout):
+            return False
+        return None
 
     def _add_headers(self, credential: Credential | None) -> None:
         """What the service is told beside what the client said: who calls, and which request and trace this is."""
@@ -274,7 +270,7 @@ class Exchange:
     def _respond(self, status: int, headers: list[Pair], content: bytes) -> None:
         """Instead of ``send``, for an answer that came as a whole."""
         if self._verdict is None:
-            self.scope["guardian.cycle"].respond(status, self._made(status, headers, self._forwarded_at), content)
+            self.scope["guardian.cycle"].respond(status, self.made(status, headers, self._forwarded_at), content)
             self.complete = True
 
     def _new_claims(self, credential: Credential | None) -> Claims:
@@ -307,7 +303,7 @@ class Exchange:
                 problem = Problem("The error has been logged under this request_id.")
         if self.answered:
             raise UpstreamAborted(f"{self.service}: {problem.code}")
-        await self._answer_problem(problem)
+        await self.answer_problem(problem)
 
     def overdue(self) -> float | None:
         """The deadline: counted from the body's last byte, because slow uploads are not the service's fault."""
@@ -358,41 +354,9 @@ class Exchange:
             return
         if message["type"] == "http.response.start":
             self.core.deadlines.remove(self)
-            message = self._start(message["status"], message.get("headers", ()), self._forwarded_at)
+            message = self.start(message["status"], message.get("headers", ()), self._forwarded_at)
         elif not message.get("more_body", False):
             await self._raw_send(message)
             self.complete = True
             return
         await self._raw_send(message)
-
-    # -- the answer ----------------------------------------------------------------------------------
-    def _start(self, status: int, headers: Any, forwarded_at: float) -> dict[str, Any]:
-        return {"type": "http.response.start", "status": status, "headers": self._made(status, headers, forwarded_at)}
-
-    def _made(self, status: int, headers: Any, forwarded_at: float) -> list[Pair]:
-        core = self.core
-        made = core.answers.make(status, headers, self._extra, secure=self.secure, private=self.principal is not None)
-        now = time.perf_counter()
-        total = now - self.started
-        own = forwarded_at - self.started if forwarded_at else total
-        made.append((b"x-request-id", self.request_id.encode()))
-        made.append((b"server-timing", b"gw;dur=%.2f, total;dur=%.2f" % (own * 1000, total * 1000)))
-        if core.cors.enabled:
-            made += core.cors.headers(self.noted.get(b"origin"))
-        self.answered = True
-        self.status = status
-        return made
-
-    async def _answer(self, status: int, headers: list[Pair], body: bytes) -> None:
-        if status != 204:
-            headers = [*headers, (b"content-length", b"%d" % len(body))]
-        await self._raw_send(self._start(status, headers, 0.0))
-        await self._raw_send({"type": "http.response.body", "body": body, "more_body": False})
-        self.complete = True
-
-    async def _answer_problem(self, problem: Problem) -> None:
-        instance = self.scope["path"]
-        body = problem_body(problem, instance=instance, request_id=self.request_id or request_id_of(None))
-        headers = [(b"content-type", PROBLEM_JSON.encode()), (b"cache-control", b"no-store")]
-        headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-        await self._answer(problem.status, headers, body)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gateway.operations import Operations
+from gateway.problems import Overloaded
 from gateway.stages import Taken
 from shared.db.database import AWAY
 from shared.errors import QuotaExceeded, ReducedCapacity, ServiceUnavailable, TooManyRequests
@@ -23,7 +23,6 @@ from shared.limits.usage import UsageRecorder
 
 if TYPE_CHECKING:
     from gateway.metrics import GatewayMetrics
-    from gateway.routing import Route
     from gateway.stages import Call
     from shared.auth import ActorType, Principal
     from shared.db import Database
@@ -69,12 +68,9 @@ class LimitGate:
     that figures have an end; ``unavailable`` when it could not be decided.
     """
 
-    def __init__(
-        self, limits: Limiter, usage: Recorder, operations: Operations, refused: Callable[[str], None]
-    ) -> None:
+    def __init__(self, limits: Limiter, usage: Recorder, refused: Callable[[str], None]) -> None:
         self._limits = limits
         self._usage = usage
-        self._operations = operations
         self._refused = refused
 
     async def take(self, call: Call) -> Taken:
@@ -83,7 +79,7 @@ class LimitGate:
         caller = call.caller
         if caller is None:
             return _NOTHING if principal.actor_type == "anonymous" else await self._of_nobody(principal)
-        operation = self._operations.find(call.method, call.path, call.route.prefix)
+        operation = call.operation
         decision = await self._limits.check(caller, operation)
         verdicts, watched = decision.verdicts, False
         for verdict in verdicts:
@@ -118,9 +114,10 @@ class LimitGate:
 
     def _ended(self, call: Call, operation: Operation, decision: Decision, status: int) -> None:
         decision.release()
-        if status == QuotaExceeded.status and call.caller is not None:
-            # The service had no units for the rest of the work, and did none of it.
+        if status in (QuotaExceeded.status, Overloaded.status):
+            # The service had no units for the rest of the work, or nobody had the time: none of it was done.
             self._limits.give_back(decision)
+        if status == QuotaExceeded.status and call.caller is not None:
             self._usage.refuse_after_all(call.caller, call.principal.actor_type, operation)
 
     def _count_refusal(self, decision: Decision) -> None:
@@ -140,17 +137,12 @@ class Metering:
         settings: Settings,
         database: Database,
         metrics: GatewayMetrics,
-        routes: Iterable[Route],
-        document: Mapping[str, Any] | None,
     ) -> None:
-        if document is None:
-            logger.error("there is no OpenAPI document: every call costs 1, and routes have no names in limits")
         self._database = database
         self._plan = settings.default_plan
         self.limits = Limits(database, schema=SCHEMA, default_plan=settings.default_plan)
         self.usage = UsageRecorder(database, schema=SCHEMA)
-        operations = Operations(document or {"paths": {}}, routes)
-        self.gate = LimitGate(self.limits, self.usage, operations, metrics.refused)
+        self.gate = LimitGate(self.limits, self.usage, metrics.refused)
         limits, flights = self.limits, self.limits.flights
         metrics.watch("guardian_gateway_limits_held", "Limits this process holds units of", lambda: limits.held)
         metrics.watch("guardian_gateway_limit_calls", "Calls to the database for units", lambda: flights.counters.calls)

@@ -11,6 +11,10 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from gateway.guards import Guard
+from gateway.retries import RetryBudget
+from gateway.shedding import Priority
+
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -75,6 +79,18 @@ class GatewayMetrics:
             ["policy"],
             registry=self.registry,
         )
+        self._guards = Gauge(
+            "guardian_gateway_guard",
+            "A service's bulkhead and breaker: requests inside, requests waiting, 1 while it is not asked (open), retries",
+            ["service", "state"],
+            registry=self.registry,
+        )
+        self._shed = Counter(
+            "guardian_gateway_shed",
+            "Requests refused because there was too much to do, by their class",
+            ["priority"],
+            registry=self.registry,
+        )
         self._gauges: list[Gauge] = []
 
     def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
@@ -86,6 +102,23 @@ class GatewayMetrics:
     def watch_connections(self, service: str, state: str, value: Callable[[], float]) -> None:
         """Show how many connections to ``service`` are in ``state``."""
         self._connections.labels(service, state).set_function(value)
+
+    def watch_guard(self, service: str, guard: Guard) -> None:
+        """Show what a service's guard does."""
+        for state, value in (
+            ("inside", lambda: guard.bulkhead.inside),
+            ("waiting", lambda: guard.bulkhead.waiting),
+            ("open", lambda: guard.breaker.is_open),
+        ):
+            self._guards.labels(service, state).set_function(value)
+
+    def watch_retries(self, service: str, budget: RetryBudget) -> None:
+        """Show how many requests to ``service`` were tried again."""
+        self._guards.labels(service, "retries").set_function(lambda: budget.spent)
+
+    def shed(self, priority: Priority) -> None:
+        """Count one request that was given up."""
+        self._shed.labels(priority.name.lower()).inc()
 
     def refused(self, policy: str) -> None:
         """Count one call that a limit refused."""

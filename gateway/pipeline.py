@@ -15,10 +15,13 @@ from gateway.cors import Cors
 from gateway.deadlines import Deadlines
 from gateway.edge import HeaderRules, PathAndHost
 from gateway.exchange import Exchange
+from gateway.guards import Guard
 from gateway.headers import AnswerHeaders
 from gateway.metrics import GatewayMetrics
+from gateway.operations import Operations
 from gateway.pages import Page
 from gateway.routing import RoutingTable
+from gateway.shedding import Shedder
 from gateway.stages import QuotaGate, SignatureVerifier
 from gateway.trace import Tracing
 from shared.auth import Claims, IdentitySigner
@@ -38,6 +41,7 @@ class Pipeline:
         pages: Mapping[str, Page],
         tracing: Tracing,
         metrics: GatewayMetrics,
+        operations: Operations,
         signatures: SignatureVerifier | None = None,
         quotas: QuotaGate | None = None,
     ) -> None:
@@ -45,6 +49,9 @@ class Pipeline:
         if missing:
             raise ValueError(f"routes lead to services that are not there: {', '.join(sorted(missing))}")
         self.upstreams = dict(upstreams)
+        self.guards = {service: Guard() for service in self.upstreams}
+        self.shedder = Shedder()
+        self.operations = operations
         self.table = table
         self.authenticator = authenticator
         self.pages = pages

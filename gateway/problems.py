@@ -1,6 +1,8 @@
 """Problems that only the gateway can have, beside those of ``shared.errors``."""
 
-from shared.errors import Problem, ServiceUnavailable
+from typing import Any
+
+from shared.errors import Problem, ReducedCapacity, ServiceUnavailable
 
 
 class RequestTimeout(Problem):
@@ -33,3 +35,10 @@ class UpstreamBusy(ServiceUnavailable):
 
 class UpstreamAborted(Exception):
     """A service failed after its answer had begun: the connection must break, never end cleanly."""
+
+
+class Overloaded(ReducedCapacity):
+    code, title = "overloaded", "There is more to do than can be done in time"
+
+    def __init__(self, detail: str | None = None, *, retry_after: int = 1, **kwargs: Any) -> None:
+        super().__init__(detail, retry_after=retry_after, **kwargs)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gateway.signatures import Signing
     from shared.auth import Principal
     from shared.errors import Problem
-    from shared.limits.policies import Caller
+    from shared.limits.policies import Caller, Operation
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Call:
     query_string: bytes
     headers: Sequence[Pair]
     route: Route
+    operation: Operation
     principal: Principal
     signing: Signing | None = None
     secure: bool = False

@@ -10,12 +10,15 @@ Whatever goes wrong before the answer begins is raised as ``UpstreamUnavailable`
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from gateway.edge import Pair
 from gateway.metrics import GatewayMetrics
+from gateway.problems import UpstreamUnavailable
+from gateway.retries import PAUSE_SECONDS, RetryBudget
 from gateway.upstream_connection import HOP_BY_HOP, Connection, NoAnswer
 from gateway.upstream_pool import Address, Pool
 from gateway.upstream_uploads import Uploads
@@ -23,6 +26,7 @@ from gateway.upstream_uploads import Uploads
 GATHERED_BYTES = 16_384
 Respond = Callable[[int, list[Pair], bytes], None]
 _CHUNKED = -1
+_random = random.Random()  # noqa: S311 (how long to pause is no secret)
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _NOT_FORWARDED = HOP_BY_HOP | {b"expect"}
 
@@ -37,6 +41,7 @@ class HttpUpstream:
     def __init__(self, base_url: str, *, most: int = 64, idle_seconds: float = 4.0) -> None:
         self.address = Address(base_url)
         self.pool = Pool(self.address, most=most, idle_seconds=idle_seconds)
+        self.retries = RetryBudget()
         self._uploads = Uploads(max(1, most // 2))
 
     @asynccontextmanager
@@ -54,6 +59,7 @@ class HttpUpstream:
         metrics.watch_connections(service, "open", lambda: pool.open)
         metrics.watch_connections(service, "idle", lambda: pool.idle)
         metrics.watch_connections(service, "waiting", lambda: pool.waiting)
+        metrics.watch_retries(service, self.retries)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
@@ -76,41 +82,64 @@ class HttpUpstream:
         """
         head, length = request.head()
         if not length:
-            await self._pass(request.method, head, 0, None, send, respond)
-        elif content is not None and length == len(content):
-            await self._pass(request.method, head + content, length, None, send, respond)
-        else:
+            content = b""
+        elif content is None or length != len(content):
             body = _Body(receive, length, content)
-            head += await body.gathered()
-            if not body.more:
-                await self._pass(request.method, head, length, None, send, respond)
+            content = await body.gathered()
+            if body.more:
+                async with self._uploads.slot(caller) as body.uploaded:
+                    await self._stream(head + content, body, send, respond, bodiless=request.method == "HEAD")
                 return
-            async with self._uploads.slot(caller) as body.uploaded:
-                await self._pass(request.method, head, length, body, send, respond)
-
-    async def _pass(
-        self, method: str, request: bytes, length: int, body: _Body | None, send: Any, respond: Respond | None
-    ) -> None:
-        """``body`` is what ``request`` does not hold yet, if anything."""
-        pool, bodiless = self.pool, method == "HEAD"
-        upload: asyncio.Task[None] | None = None
-        connection = await pool.take()
+        repeatable = request.method in _REPEATABLE or (
+            request.method == "POST" and any(name == b"idempotency-key" for name, _ in request.headers)
+        )
+        connection = await self._asked(head + content, repeatable=repeatable, bodiless=request.method == "HEAD")
         try:
-            connection.ask(request, bodiless=bodiless, sent=body is None)
-            if body is not None:
-                upload = asyncio.create_task(_upload(connection, body))
-            try:
-                await connection.answer()
-            except NoAnswer:
-                if length or method not in _REPEATABLE:
-                    raise
-                connection = await pool.replace(connection)
-                connection.ask(request, bodiless=bodiless, sent=True)
-                await connection.answer()
             await self._answer(connection, send, respond)
         finally:
             if connection.is_held:
-                pool.drop(connection)
+                self.pool.drop(connection)
+
+    async def _asked(self, request: bytes, *, repeatable: bool, bodiless: bool) -> Connection:
+        """A connection with the beginning of an answer, at the second try if need be.
+
+        Tried again is what was never sent; and what was sent, if twice is like once: idempotent methods (RFC 9110
+        §9.2.2), and a POST with an ``Idempotency-Key``.
+        """
+        self.retries.earn()
+        try:
+            return await self._ask(request, bodiless=bodiless)
+        except UpstreamUnavailable as error:
+            if isinstance(error.__cause__, TimeoutError) or not self.retries.spend():
+                raise
+        except NoAnswer:
+            if not repeatable or not self.retries.spend():
+                raise
+        await asyncio.sleep(_random.uniform(0, PAUSE_SECONDS))
+        return await self._ask(request, bodiless=bodiless)
+
+    async def _ask(self, request: bytes, *, bodiless: bool) -> Connection:
+        connection = await self.pool.take()
+        try:
+            connection.ask(request, bodiless=bodiless, sent=True)
+            await connection.answer()
+        except BaseException:
+            self.pool.drop(connection)
+            raise
+        return connection
+
+    async def _stream(self, request: bytes, body: _Body, send: Any, respond: Respond | None, *, bodiless: bool) -> None:
+        """``body`` is what ``request`` does not hold yet."""
+        connection = await self.pool.take()
+        upload: asyncio.Task[None] | None = None
+        try:
+            connection.ask(request, bodiless=bodiless, sent=False)
+            upload = asyncio.create_task(_upload(connection, body))
+            await connection.answer()
+            await self._answer(connection, send, respond)
+        finally:
+            if connection.is_held:
+                self.pool.drop(connection)
             if upload is not None:
                 upload.cancel()
 

@@ -81,14 +81,6 @@ class Pool:
         connection.is_held = True
         return connection
 
-    async def replace(self, lost: Connection) -> Connection:
-        """A new connection in the slot of one that was lost."""
-        lost.is_held = False
-        lost.abort()
-        connection = await self._connect()
-        connection.is_held = True
-        return connection
-
     def give_back(self, connection: Connection) -> None:
         """End the request on ``connection``, everything having been taken from it."""
         connection.is_held = False

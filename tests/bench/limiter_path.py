@@ -18,6 +18,7 @@ import uvloop
 from cli.hosting import routes
 from gateway.limits import Metering
 from gateway.metrics import GatewayMetrics
+from gateway.operations import Operations
 from gateway.pages import read_contract
 from gateway.routing import RoutingTable
 from gateway.stages import Call
@@ -68,12 +69,15 @@ class Path:
         path = f"/v1/contacts/{organization}"
         route = RoutingTable(routes()).match(path)
         assert route is not None
-        self._call = Call("GET", path, path.encode(), b"", [], route, principal, caller=caller_of(principal))
+        self._operations = Operations(read_contract() or {"paths": {}}, routes())
+        self._operation = self._operations.find("GET", path, route.prefix)
+        self._call = Call(
+            "GET", path, path.encode(), b"", [], route, self._operation, principal, caller=caller_of(principal)
+        )
         self._gate = metering.gate
         caller = caller_of(principal)
         assert caller is not None
         self._caller = caller
-        self._operation = metering.gate._operations.find("GET", path, route.prefix)
         self._verdicts: Sequence[Verdict] = ()
 
     async def whole(self) -> None:
@@ -89,7 +93,7 @@ class Path:
 
     async def operation(self) -> None:
         """Which operation it is."""
-        self._gate._operations.find(self._call.method, self._call.path, self._call.route.prefix)
+        self._operations.find(self._call.method, self._call.path, self._call.route.prefix)
 
     async def check(self) -> None:
         """May it: the subjects, and taking from the leases."""
@@ -121,7 +125,7 @@ async def _measure(organization: UUID, calls: int) -> None:
     logs.configure(settings)
     database = Database.for_service(settings, "gateway")
     await database.open()
-    metering = Metering(settings, database, GatewayMetrics(), routes(), read_contract())
+    metering = Metering(settings, database, GatewayMetrics())
     async with metering.running():
         path = Path(metering, organization)
         await _repeat(path.whole, calls // _BLOCKS)

@@ -189,10 +189,11 @@ class TestTheGate:
 
     @pytest.fixture
     def gate(self, limits: Limits, usage: Usage, refused: list[str]) -> LimitGate:
-        return LimitGate(limits, usage, Operations(DOCUMENT, [ROUTE]), refused.append)
+        return LimitGate(limits, usage, refused.append)
 
     def call(self, principal: Principal, method: str = "GET", path: str = "/v1/contacts/7") -> Call:
-        return Call(method, path, path.encode(), b"", [], ROUTE, principal, caller=caller_of(principal))
+        operation = Operations(DOCUMENT, [ROUTE]).find(method, path, ROUTE.prefix)
+        return Call(method, path, path.encode(), b"", [], ROUTE, operation, principal, caller=caller_of(principal))
 
     def verdict(self, name: str, *, allowed: bool = True, **fields: Any) -> Verdict:
         policy = Policy(new_id(), UUID(int=1), name, 10, **fields)

@@ -14,6 +14,7 @@ from gateway.signatures import MOST_CONTENT, SignatureGate, Signing, signing_of
 from gateway.stages import Call
 from shared.errors import ContentTooLarge, Problem
 from shared.ids import new_id
+from shared.limits.policies import Operation
 from shared.signing import v0, v1
 from shared.signing.keys import SharedSecret
 from shared.signing.message import Message
@@ -21,6 +22,7 @@ from shared.vault import Vault, signing_key_context
 from tests.shared.signing.support import CONTENT, NONCE, NOW, PRIVATE, PUBLIC, SECRET, message, with_fields
 
 ROUTE = Route("/v1/deals", "crm")
+OPERATION = Operation("POST", "/v1/deals", route_class="write")
 KEYS = {SECRET.key_id: (SECRET, float("inf")), PUBLIC.key_id: (PUBLIC, NOW + 100.0)}
 
 
@@ -63,7 +65,8 @@ def call(request: Message, principal: Any, policy: Any, keys: Any = KEYS) -> Cal
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in request.fields.items()]
     signing = None if policy is None else Signing(policy, keys)
     return Call(
-        request.method, request.path.decode(), request.path, request.query, pairs, ROUTE, principal(), signing, secure=True
+        request.method, request.path.decode(), request.path, request.query, pairs, ROUTE, OPERATION, principal(), signing,
+        secure=True,
     )  # fmt: skip
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from gateway.problems import UpstreamUnavailable
-from gateway.upstream import HttpUpstream
+from gateway.retries import MOST, SHARE
+from gateway.upstream import GATHERED_BYTES, HttpUpstream
 from gateway.upstream_connection import NoAnswer
 from tests.gateway.upstreams import Call, Visit, always, call, play, raw_service, says
 
+KEYED = [(b"idempotency-key", b"k-1")]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -30,23 +32,41 @@ async def fails(upstream: HttpUpstream, kind: type[Exception], *args: Any) -> Ca
 
 # -- connections that end --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    "method, body, visits",
+    "method, body, headers, visits",
     [
-        ("GET", None, 2), ("HEAD", None, 2), ("DELETE", None, 2), ("OPTIONS", None, 2), ("PUT", None, 2),
-        ("PUT", b"hello", 1), ("POST", None, 1), ("PATCH", b"hello", 1), ("PUT", [b"hello"], 1),
+        ("GET", None, (), 2), ("HEAD", None, (), 2), ("DELETE", None, (), 2), ("OPTIONS", None, (), 2),
+        ("PUT", None, (), 2), ("PUT", b"hello", (), 2), ("PUT", [b"hello"], (), 2), ("POST", None, (), 1),
+        ("PATCH", b"hello", (), 1), ("POST", b"hello", KEYED, 2), ("PATCH", b"hello", KEYED, 1),
+        ("PUT", [b"x" * (GATHERED_BYTES + 1), b"y"], (), 1), ("POST", [b"x" * (GATHERED_BYTES + 1), b"y"], KEYED, 1),
     ],
 )  # fmt: skip
-def test_an_end_without_an_answer_is_tried_once_more_where_that_is_safe(method: str, body: Any, visits: int) -> None:
+def test_an_end_without_an_answer_is_tried_once_more_where_that_is_safe(
+    method: str, body: Any, headers: Any, visits: int
+) -> None:
     async def script(visit: Visit) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
             await visit.head()
 
     async def work(upstream: HttpUpstream) -> None:
-        await fails(upstream, NoAnswer, method, b"/", (), body)
+        await fails(upstream, NoAnswer, method, b"/", headers, body)
 
     with raw_service(script) as service:
         play(work, service.url)
         assert service.visits == visits
+
+
+def test_of_many_failures_only_some_are_tried_again() -> None:
+    async def script(visit: Visit) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await visit.head()
+
+    async def work(upstream: HttpUpstream) -> None:
+        for _ in range(60):
+            await fails(upstream, NoAnswer, "GET", b"/")
+        assert MOST <= upstream.retries.spent <= MOST + 60 * SHARE
+
+    with raw_service(script) as service:
+        play(work, service.url)
 
 
 def test_the_second_try_is_answered() -> None:

@@ -53,7 +53,7 @@ clean: ## Remove what the commands above made (the data in .guardian/ stays)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ##@ Measure it
-.PHONY: bench-start bench-tenancy bench-api bench-events bench-limiter
+.PHONY: bench-start bench-tenancy bench-api bench-events bench-limiter bench-gateway
 bench-start: .venv/.stamp-dev ## Fresh clone to first call, later start, idle memory and CPU, Ctrl-C
 	@$(BIN)/python -m tests.bench.start $(ARGS)
 
@@ -68,6 +68,9 @@ bench-events: .venv/.stamp-dev ## Outbox to effect through PostgreSQL and Kafka 
 
 bench-limiter: .venv/.stamp-dev ## Limits decided by four processes beside limits with async Redis, exactness counted (PROFILE=1)
 	@$(BIN)/python -m tests.bench.limiter $(ARGS)
+
+bench-gateway: .venv/.stamp-dev ## What a signed request costs beside Caddy, nginx and FastAPI proxies; latency; streams (PROFILE=1; needs Go)
+	@$(BIN)/python -m tests.bench.gateway $(ARGS)
 
 ##@ Break it
 .PHONY: chaos-events chaos-limiter

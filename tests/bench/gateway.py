@@ -9,7 +9,6 @@ to pass 100 MB either way and the first byte of an event stream. ``PROFILE=1`` s
 """
 
 import argparse
-import asyncio
 import os
 import statistics
 import sys
@@ -25,7 +24,7 @@ from shared.settings import Settings
 from tests.bench.events_system import durable_postgres
 from tests.bench.gateway_load import Caller, Round, Wrk, plain, signed
 from tests.bench.gateway_peers import Peer, caddy, fastapi, nginx, upstream
-from tests.bench.gateway_streams import measure_latency, measure_streams
+from tests.bench.gateway_streams import measure
 from tests.bench.gateway_system import gateway, prepared
 from tests.bench.report import Report
 
@@ -133,8 +132,7 @@ def _measure(options: Any, report: Report, folder: Path, settings: Settings) -> 
         _rounds(Wrk(folder), contenders, options.rounds, options.seconds)
         _report(report, contenders)
         if not options.no_streams:
-            asyncio.run(measure_latency(report, ours, behind, callers[1]))
-            asyncio.run(measure_streams(report, settings, callers[0]))
+            measure(report, settings, ours, behind, callers)
 
 
 def main() -> int:

@@ -54,6 +54,7 @@ IDENTITY = Service(
         "/v1/invitations",
         "/v1/roles",
         "/v1/api-keys",
+        "/v1/signatures",
         "/verify-email",
         "/reset-password",
         "/accept-invitation",

@@ -167,15 +167,20 @@ def create_gateway(
         signatures=SignatureGate(parts.nonces) if signatures is None else signatures,
         quotas=quotas,
     )
+    _watch(parts, pipeline)
+    return Gateway(pipeline, database, parts)
+
+
+def _watch(parts: _Parts, pipeline: Pipeline) -> None:
+    """Show what the gateway does among its figures."""
     watch = parts.metrics.watch
     watch("guardian_gateway_in_flight", "Requests being answered", lambda: pipeline.in_flight)
     watch("guardian_gateway_nonce_calls", "Questions whether signatures are new", lambda: parts.nonces.asked)
     watch("guardian_gateway_key_lookups", "Keys asked of the database", lambda: parts.credentials.keys.lookups)
     watch("guardian_gateway_shed_share", "Share of requests that are refused at once", lambda: pipeline.shedder.share)
     watch("guardian_gateway_loop_late_seconds", "How late the event loop is", lambda: pipeline.shedder.lateness)
-    for service, upstream in upstreams.items():
+    for service, upstream in pipeline.upstreams.items():
         parts.metrics.watch_guard(service, pipeline.guards[service])
         if isinstance(upstream, HttpUpstream):
             upstream.watch(service, parts.metrics)
     watch("guardian_gateway_listening", "1 while changed credentials are heard of", lambda: parts.listener.connected)
-    return Gateway(pipeline, database, parts)

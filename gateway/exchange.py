@@ -14,7 +14,7 @@ from gateway.shedding import Priority, priority_of
 from gateway.stages import Call
 from gateway.trace import Trace, request_id_of
 from gateway.upstream import HttpUpstream, Request
-from shared.auth import IDENTITY_HEADER, Claims, Principal
+from shared.auth import IDENTITY_HEADER, TIMEOUT_HEADER, Claims, Principal
 from shared.auth.principal import ANONYMOUS
 from shared.errors import (
     BadRequest,
@@ -24,7 +24,7 @@ from shared.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
     from gateway.credentials import Credential
     from gateway.cycle import Cycle
@@ -195,29 +195,20 @@ class Exchange(Answering):
         self._add_headers(credential)
         upstream, guard = core.upstreams[route.service], core.guards[route.service]
         cycle: Cycle | None = self.scope.get("guardian.cycle")
-        direct = upstream if cycle is not None and isinstance(upstream, HttpUpstream) else None
         content = None
-        if direct is not None and cycle is not None and receive == self.receive:
+        if cycle is not None and isinstance(upstream, HttpUpstream) and receive == self.receive:
             content = await self._whole_content(cycle)
         self._task = task = asyncio.current_task() if cycle is None else cycle.task
-        caller = None if credential is None else credential.caller
-        limited = self.client if caller is None else caller.organization_id
         await guard.enter(self._priority)
         self._forwarded_at = now = time.perf_counter()
         core.deadlines.add(self, now + core.timeout)
+        if self._body_left <= 0:  # while content comes, nobody can know how long the rest of it takes
+            self.headers.append((TIMEOUT_HEADER, b"%d" % (1000 * (core.timeout - now + self.started))))
+        caller = None if credential is None else credential.caller
+        limited = self.client if caller is None else caller.organization_id
         failure: BaseException | None = None
         try:
-            if direct is not None:
-                request = Request(
-                    self.scope["method"], self.scope["raw_path"], self.scope["query_string"], self.headers
-                )
-                await direct.forward(
-                    request, receive, self.send, caller=limited, content=content, respond=self._respond
-                )
-            else:
-                scope = {**self.scope, "headers": self.headers, "client": (self.client, 0), "scheme": self._scheme()}
-                scope["guardian.caller"] = limited
-                await upstream(scope, receive, self.send)
+            await self._ask(upstream, receive, content, limited)
         except asyncio.CancelledError as error:
             if self._verdict is None:
                 raise  # the client has left, or the server stops
@@ -230,6 +221,18 @@ class Exchange(Answering):
             task.uncancel()
         if not self.complete:
             await self._upstream_failed(failure)
+
+    async def _ask(self, upstream: Any, receive: Any, content: bytes | None, limited: Hashable) -> None:
+        """A service in another process is asked without ASGI's detours."""
+        scope = self.scope
+        if isinstance(upstream, HttpUpstream):
+            request = Request(scope["method"], scope["raw_path"], scope["query_string"], self.headers)
+            respond = self._respond if "guardian.cycle" in scope else None
+            await upstream.forward(request, receive, self.send, caller=limited, content=content, respond=respond)
+        else:
+            scope = {**scope, "headers": self.headers, "client": (self.client, 0), "scheme": self._scheme()}
+            scope["guardian.caller"] = limited
+            await upstream(scope, receive, self.send)
 
     def _was_answered(self, failure: BaseException | None) -> bool | None:
         """Whether the service answered at all; None when it was not its turn to, or the client did not wait."""

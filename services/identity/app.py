@@ -13,6 +13,7 @@ from services.identity.pages.links import router as links
 from services.identity.pages.mailbox import router as mailbox
 from services.identity.sessions.api import router as sessions
 from services.identity.settings import IdentitySettings
+from services.identity.signatures.api import router as signatures
 from services.identity.signing_keys.api import router as signing_keys
 from shared.db import Database
 from shared.events import Job, Relay, Worker
@@ -30,13 +31,16 @@ _SECOND = 1.0
 
 def create_app(settings: Settings) -> FastAPI:
     """Identity's HTTP application."""
+    routers = (
+        accounts, sessions, organizations, members, invitations, api_keys, signing_keys, signatures, links, mailbox,
+    )  # fmt: skip
     app = create_service(
         name="identity",
         title="Identity",
         description="Organisations, people, sessions, members, invitations, roles, API keys and what they sign with.",
         settings=settings,
         callers=("gateway", "health"),
-        routers=[accounts, sessions, organizations, members, invitations, api_keys, signing_keys, links, mailbox],
+        routers=routers,
         limits_schema="ratelimit",
     )
     own = app.state.identity_settings = IdentitySettings.of(settings)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Depends, Request
 from starlette.responses import Response
@@ -35,8 +36,9 @@ class Edge:
         self.user_agent = "".join(c for c in agent if c.isprintable()) or None
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Session]:
-        """A look at the database before slow work, holding no connection afterwards.
+    async def reading(self, organization_id: UUID | None = None) -> AsyncIterator[Session]:
+        """A look at the database before slow work, holding no connection afterwards. Tables of organisations show what
+        belongs to the caller's, ``organization_id``.
 
         Where the request's transaction is open already, within it: nobody waits for a second connection
         while holding one.
@@ -44,7 +46,7 @@ class Edge:
         if self._unit.begun:
             yield await self._unit.begin()
         else:
-            async with self.database.transaction() as session:
+            async with self.database.transaction(organization_id) as session:
                 yield session
 
     def signed_in(self, content: Any, token: str, status: int = 201) -> Response:

@@ -18,6 +18,8 @@ from shared.auth.principal import Principal
 from shared.mac import KeyedSha256
 
 IDENTITY_HEADER = b"guardian-identity"
+TIMEOUT_HEADER = b"guardian-timeout-ms"
+"""How long the caller of a service waits for its answer from now on."""
 LIFETIME_SECONDS = 60
 _CLOCK_SKEW_SECONDS = 5
 _URLSAFE = bytes.maketrans(b"+/", b"-_")

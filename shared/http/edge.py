@@ -1,5 +1,6 @@
 """The outermost stage of a service: nobody passes without an identity the gateway (or an allowed peer) signed."""
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 
@@ -7,12 +8,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import logs
-from shared.auth import IDENTITY_HEADER, IdentityVerifier, InvalidIdentity
-from shared.errors import Unauthenticated
+from shared.auth import IDENTITY_HEADER, TIMEOUT_HEADER, IdentityVerifier, InvalidIdentity
+from shared.errors import ServiceUnavailable, Unauthenticated
 from shared.http.problems import problem_of, render
 from shared.metrics import REQUEST_SECONDS
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+LEAST_SECONDS = 0.05
+"""What is not worth beginning."""
 STATUS_PATH = "/internal/status"
 STATUS_CALLERS = ("monitor",)
 """Who may ask a service how it is doing, and nothing else unless it is among the service's callers."""
@@ -34,11 +37,14 @@ class ServiceEdge:
             await self.app(scope, receive, send)
             return
         identity = trace = None
+        patience = b""
         for name, value in scope["headers"]:
             if name == IDENTITY_HEADER:
                 identity = value
             elif name == b"traceparent":
                 trace = value.decode("latin-1")
+            elif name == TIMEOUT_HEADER:
+                patience = value
         try:
             if identity is None:
                 raise Unauthenticated("Services answer only calls that come through the gateway.")
@@ -49,7 +55,32 @@ class ServiceEdge:
             return
         scope["principal"] = principal
         with logs.request_context(principal, trace):
+            await self._in_time(scope, receive, send, int(patience) / 1000 if patience.isdigit() else None)
+
+    async def _in_time(self, scope: Scope, receive: Receive, send: Send, seconds: float | None) -> None:
+        """Nobody waits any longer for what takes longer, so it is given up, and not even begun when no time is left."""
+        if seconds is None:
             await self._timed(scope, receive, send)
+        elif seconds < LEAST_SECONDS:
+            await answer_problem(_late("There was no time left to begin with this."), scope, receive, send)
+        else:
+            await self._until(scope, receive, send, seconds)
+
+    async def _until(self, scope: Scope, receive: Receive, send: Send, seconds: float) -> None:
+        limit = asyncio.timeout(seconds)
+
+        async def send_in_time(message: Message) -> None:
+            limit.reschedule(None)  # an answer that has begun may take as long as its reader does
+            await send(message)
+
+        try:
+            async with limit:
+                await self._timed(scope, receive, send_in_time)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            text = "This took longer than its caller waits. An Idempotency-Key makes it safe to send it again."
+            await answer_problem(_late(text), scope, receive, send)
 
     async def _timed(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -73,6 +104,10 @@ class ServiceEdge:
             REQUEST_SECONDS.labels(self.service, scope["method"], f"{(status or 500) // 100}xx").observe(
                 time.perf_counter() - started
             )
+
+
+def _late(text: str) -> ServiceUnavailable:
+    return ServiceUnavailable(text, code="deadline_exceeded")
 
 
 async def answer_problem(problem: Exception, scope: Scope, receive: Receive, send: Send) -> None:

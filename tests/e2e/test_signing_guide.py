@@ -26,5 +26,10 @@ def test_every_way_to_sign(platform: RunningPlatform) -> None:
     assert answers == ["Ada", "signature_replayed"]
     assert printed["Sign in a shell"].strip() == "Grace"
     assert printed["Sign in Python"].strip() == "Radia"
+    code, hint, *base = printed["When a signature is refused"].strip().splitlines()
+    assert code == "signature_mismatch"
+    assert hint.startswith("Your signature matches if @method is in lower case and @query lacks its '?'; ")
+    assert base[0] == '"@method": GET'
+    assert base[3] == '"@query": ?limit=5'
     if node:
         assert printed["Sign in Node.js"].strip() == "Barbara"

@@ -1,0 +1,1 @@
+"""Signatures: what is wrong with a signed request."""

@@ -1,0 +1,89 @@
+"""What is told about a signed request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared.signing.keys import Verifier
+
+SchemeName = Literal["v1", "v0"]
+
+
+@dataclass(slots=True)
+class Component:
+    """One thing that a signature covers or must cover. ``value``: what the request has; None: it has no such thing."""
+
+    name: str
+    value: str | None
+    covered: bool
+    required: bool
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Parameter:
+    """One parameter of the signature; ``value`` None: it is missing."""
+
+    name: str
+    value: str | int | None
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Digest:
+    """``Content-Digest``. ``matches`` None: there is neither content nor a digest, or the scheme has none."""
+
+    expected: str | None = None
+    found: str | None = None
+    matches: bool | None = None
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class Explanation:
+    """``code`` is the gateway's, None when it lets the request pass; ``signature_base`` what must be signed."""
+
+    valid: bool
+    code: str | None
+    detail: str
+    scheme: SchemeName
+    signature_base: str
+    components: list[Component]
+    content_digest: Digest
+    parameters: list[Parameter]
+    hints: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A signing key that could not be used any more. ``why``: what is said of it, "was revoked 60 s before"."""
+
+    key: Verifier
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The signing keys of an API key. ``good``: those it could be used with; ``ended``: the one that the signature names,
+    where it could not; ``elsewhere``: the API key that the named one belongs to, where that is another; ``unreadable``:
+    ids of good ones whose secret cannot be opened any more.
+    """
+
+    api_key_id: str
+    good: Sequence[Verifier]
+    ended: Ended | None = None
+    elsewhere: str | None = None
+    unreadable: Sequence[str] = field(default=())
+
+    def good_one(self, key_id: str) -> Verifier | None:
+        """The good key with this id."""
+        return next((key for key in self.good if key.key_id == key_id), None)
+
+    def named(self, key_id: object) -> Verifier | None:
+        """The key with this id, good or ended."""
+        found = self.good_one(key_id) if isinstance(key_id, str) else None
+        if found is None and self.ended is not None and self.ended.key.key_id == key_id:
+            return self.ended.key
+        return found

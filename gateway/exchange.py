@@ -199,7 +199,8 @@ class Exchange(Answering):
         if cycle is not None and isinstance(upstream, HttpUpstream) and receive == self.receive:
             content = await self._whole_content(cycle)
         self._task = task = asyncio.current_task() if cycle is None else cycle.task
-        await guard.enter(self._priority)
+        if not guard.try_enter(self._priority):
+            await guard.enter(self._priority)
         self._forwarded_at = now = time.perf_counter()
         core.deadlines.add(self, now + core.timeout)
         if self._body_left <= 0:  # while content comes, nobody can know how long the rest of it takes

@@ -165,12 +165,14 @@ class Guard:
         self.bulkhead = Bulkhead(most)
         self.breaker = Breaker()
 
+    def try_enter(self, priority: Priority) -> bool:
+        """Let a request pass to the service at once, if nothing is in its way. ``leave`` must follow."""
+        return not self.breaker.is_open and self.bulkhead.try_enter(priority)
+
     async def enter(self, priority: Priority) -> None:
-        """Let a request pass to the service; raises ``Overloaded`` or ``UpstreamUnavailable``. ``leave`` must follow."""
-        if self.breaker.is_open:
-            self.breaker.check()
-        if not self.bulkhead.try_enter(priority):
-            await self.bulkhead.enter(priority)
+        """The same, after a while if need be; raises ``Overloaded`` or ``UpstreamUnavailable``."""
+        self.breaker.check()
+        await self.bulkhead.enter(priority)
 
     def leave(self, now: float, *, answered: bool | None) -> None:
         """The request is over; None: it says nothing about the service."""

@@ -50,7 +50,10 @@ async def test_what_comes_too_late_is_not_done(patience: bytes | None, status: i
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await edge(scope, send, send)
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    await edge(scope, receive, send)
     assert sent[0]["status"] == status
     assert work.done == done
     if status == 503:

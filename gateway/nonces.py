@@ -18,7 +18,11 @@ from shared.errors import ServiceUnavailable
 
 logger = logging.getLogger(__name__)
 
-SQL = "SELECT identity.remember_nonces($1::text[]::uuid[], $2, $3, $4)"
+# Arrays as text: the driver writes a text at once, and an array one element after the other.
+SQL = (
+    "SELECT identity.remember_nonces(string_to_array($1, ' ')::uuid[], string_to_array($2, ' '), "
+    "string_to_array($3, ' ')::float8[], string_to_array($4, ' ')::float8[])"
+)
 AT_ONCE = 500
 MOST_WAITING = 10 * AT_ONCE
 _CAPACITY = 100_000
@@ -26,7 +30,7 @@ _ANSWER_SECONDS = 2.0
 
 
 class Nonce(NamedTuple):
-    """What makes a signature of a key unique; ``created`` and ``until`` in unix seconds."""
+    """What makes a signature of a key unique: no spaces in it; ``created`` and ``until`` in unix seconds."""
 
     key_id: str
     text: str
@@ -92,7 +96,7 @@ class Nonces:
             self._seen.popitem(last=False)
 
     async def _call(self, nonces: list[Nonce]) -> Any:
-        columns = [list(column) for column in zip(*nonces, strict=True)]
+        columns = [" ".join(map(str, column)) for column in zip(*nonces, strict=True)]
         async with self._database.pool.acquire(timeout=_ANSWER_SECONDS) as connection:
             return await connection.fetchval(SQL, *columns, timeout=_ANSWER_SECONDS)
 

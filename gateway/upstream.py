@@ -90,33 +90,31 @@ class HttpUpstream:
                 async with self._uploads.slot(caller) as body.uploaded:
                     await self._stream(head + content, body, send, respond, bodiless=request.method == "HEAD")
                 return
-        repeatable = request.method in _REPEATABLE or (
-            request.method == "POST" and any(name == b"idempotency-key" for name, _ in request.headers)
-        )
-        connection = await self._asked(head + content, repeatable=repeatable, bodiless=request.method == "HEAD")
+        connection = await self._asked(request, head + content)
         try:
             await self._answer(connection, send, respond)
         finally:
             if connection.is_held:
                 self.pool.drop(connection)
 
-    async def _asked(self, request: bytes, *, repeatable: bool, bodiless: bool) -> Connection:
+    async def _asked(self, request: Request, data: bytes) -> Connection:
         """A connection with the beginning of an answer, at the second try if need be.
 
         Tried again is what was never sent; and what was sent, if twice is like once: idempotent methods (RFC 9110
         §9.2.2), and a POST with an ``Idempotency-Key``.
         """
         self.retries.earn()
+        bodiless = request.method == "HEAD"
         try:
-            return await self._ask(request, bodiless=bodiless)
+            return await self._ask(data, bodiless=bodiless)
         except UpstreamUnavailable as error:
             if isinstance(error.__cause__, TimeoutError) or not self.retries.spend():
                 raise
         except NoAnswer:
-            if not repeatable or not self.retries.spend():
+            if not request.is_repeatable or not self.retries.spend():
                 raise
         await asyncio.sleep(_random.uniform(0, PAUSE_SECONDS))
-        return await self._ask(request, bodiless=bodiless)
+        return await self._ask(data, bodiless=bodiless)
 
     async def _ask(self, request: bytes, *, bodiless: bool) -> Connection:
         connection = await self.pool.take()
@@ -171,6 +169,12 @@ class Request(NamedTuple):
     raw_path: bytes
     query_string: bytes
     headers: list[Pair]
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether twice is like once."""
+        keyed = self.method == "POST" and any(name == b"idempotency-key" for name, _ in self.headers)
+        return keyed or self.method in _REPEATABLE
 
     def head(self) -> tuple[bytes, int]:
         """As it is written, and its content's length or ``_CHUNKED``."""

@@ -39,10 +39,15 @@ class Message:
             found[key] = f"{found[key]}, {text}" if key in found else text
         return found
 
+    @cached_property
+    def last(self) -> dict[bytes, bytes]:
+        """Fields by name as they came; of several lines the last."""
+        return dict(self.headers)
+
     @property
     def has_body(self) -> bool:
         """Whether content follows, or may follow."""
-        return has_content(dict(self.headers))
+        return has_content(self.last)
 
     @property
     def authority(self) -> str:

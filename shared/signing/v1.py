@@ -32,7 +32,7 @@ _PRESENT = ("content-type", "idempotency-key")
 """Fields that must be covered where a request has them."""
 _NONCE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,64}")
 _WHICH = frozenset(name.encode() for name in _DERIVED)
-_IF_PRESENT = tuple(name.encode() for name in _PRESENT)
+_IF_PRESENT = frozenset(name.encode() for name in _PRESENT)
 _INPUT = re.compile(
     rb'([a-z][a-z0-9_-]*)=(\(("[@a-z0-9-]+"(?: "[@a-z0-9-]+")*)\);created=([0-9]{1,15});expires=([0-9]{1,15})'
     rb';nonce="([A-Za-z0-9_\-+/=.]{16,64})";keyid="([A-Za-z0-9._-]+)";alg="(hmac-sha256|ed25519)";tag="guardian-v1")'
@@ -122,7 +122,7 @@ def _at_once(message: Message, find: Callable[[str], Verifier | None], now: floa
 
     None says nothing: whatever is not so is judged, and explained, by the rules above, step by step.
     """
-    known = dict(message.headers)
+    known = message.last
     field, signature = known.get(b"signature-input"), known.get(b"signature")
     if field is None or signature is None or len(known) < len(message.headers) or len(field) > LONGEST:
         return None
@@ -138,14 +138,17 @@ def _at_once(message: Message, find: Callable[[str], Verifier | None], now: floa
     digest = _DIGEST.fullmatch(known.get(b"content-digest", b"")) if b"content-digest" in plan.names else None
     if digest is None and (b"content-digest" in known or has_content(known)):
         return None
-    if any(name in known and name not in plan.names for name in _IF_PRESENT):
+    if not plan.names >= _IF_PRESENT.intersection(known):
         return None
     try:
         mac = a2b_base64(signatures[2], strict_mode=True)
-        known[b"@method"] = message.method.encode()
-        known[b"@authority"] = known[b"host"].lower().removesuffix(DEFAULT_PORTS[message.scheme].encode())
-        known[b"@path"], known[b"@query"] = message.path, b"?" + message.query
-        lines = [begin + known[name].strip(b" \t") for begin, name in plan.lines]
+        derived = {
+            b"@method": message.method.encode(),
+            b"@authority": known[b"host"].lower().removesuffix(DEFAULT_PORTS[message.scheme].encode()),
+            b"@path": message.path,
+            b"@query": b"?" + message.query,
+        }
+        lines = [begin + (derived.get(name) or known[name].strip(b" \t")) for begin, name in plan.lines]
     except (KeyError, Error):
         return None
     lines.append(b'"@signature-params": ' + inputs[2])

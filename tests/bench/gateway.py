@@ -9,6 +9,7 @@ to pass 100 MB either way and the first byte of an event stream. ``PROFILE=1`` s
 """
 
 import argparse
+import asyncio
 import os
 import statistics
 import sys
@@ -24,6 +25,7 @@ from shared.settings import Settings
 from tests.bench.events_system import durable_postgres
 from tests.bench.gateway_load import Caller, Round, Wrk, plain, signed
 from tests.bench.gateway_peers import Peer, caddy, fastapi, nginx, upstream
+from tests.bench.gateway_profile import profile
 from tests.bench.gateway_streams import measure
 from tests.bench.gateway_system import gateway, prepared
 from tests.bench.report import Report
@@ -125,7 +127,9 @@ def _measure(options: Any, report: Report, folder: Path, settings: Settings) -> 
         stack.callback(behind.stop)
         with step("Making API keys"):
             callers = prepared(settings)
-        ours = gateway(settings, behind.port, PROFILE=os.environ.get("PROFILE", ""))
+        if os.environ.get("PROFILE"):
+            asyncio.run(profile(settings, callers))
+        ours = gateway(settings, behind.port)
         stack.callback(ours.stop)
         peers = _peers(stack, folder, behind.port, options.only)
         contenders = _contenders(ours, peers, callers, options.seconds)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import addresses
 from gateway.answering import Answering
-from gateway.problems import BadGateway, Overloaded, UpstreamAborted, UpstreamBusy, UpstreamTimeout, UpstreamUnavailable
+from gateway.problems import (
+    BadGateway,
+    ClientLeft,
+    Overloaded,
+    UpstreamAborted,
+    UpstreamBusy,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from gateway.shedding import Priority, priority_of
 from gateway.stages import Call
 from gateway.trace import Trace, request_id_of
@@ -239,6 +247,8 @@ class Exchange(Answering):
         """Whether the service answered at all; None when it was not its turn to, or the client did not wait."""
         if self.answered:
             return True
+        if isinstance(failure, ClientLeft):
+            return None
         if isinstance(failure, UpstreamUnavailable | OSError) or isinstance(self._verdict, UpstreamTimeout):
             return False
         return None

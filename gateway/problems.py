@@ -33,6 +33,10 @@ class UpstreamBusy(ServiceUnavailable):
     code, title = "upstream_busy", "The service takes no more large requests at the moment"
 
 
+class ClientLeft(ConnectionAbortedError):
+    """The client left before it had sent all of its request, which is no fault of the service."""
+
+
 class UpstreamAborted(Exception):
     """A service failed after its answer had begun: the connection must break, never end cleanly."""
 

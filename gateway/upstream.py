@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from gateway.edge import Pair
 from gateway.metrics import GatewayMetrics
-from gateway.problems import UpstreamUnavailable
+from gateway.problems import ClientLeft, UpstreamUnavailable
 from gateway.retries import PAUSE_SECONDS, RetryBudget
 from gateway.upstream_connection import HOP_BY_HOP, Connection, NoAnswer
 from gateway.upstream_pool import Address, Pool
@@ -227,7 +227,7 @@ class _Body:
         else:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ConnectionAbortedError("the client has left")
+                raise ClientLeft("the client has left")
             body = message.get("body", b"")
             self.more = message.get("more_body", False)
         if not self._chunked:

@@ -230,7 +230,7 @@ class RawService:
 
 
 @contextlib.contextmanager
-def raw_service(script: Script) -> Iterator[RawService]:
+def raw_service(script: Script, port: int = 0) -> Iterator[RawService]:
     """Play ``script`` on every connection, in a thread, until the end of the block."""
     service = RawService()
 
@@ -244,7 +244,7 @@ def raw_service(script: Script) -> Iterator[RawService]:
             writer.close()
 
     async def main(ready: Callable[[], None], stopped: asyncio.Event) -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", port)
         service.port = server.sockets[0].getsockname()[1]
         ready()
         await stopped.wait()

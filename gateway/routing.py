@@ -39,6 +39,10 @@ class RoutingTable:
 
     def match(self, path: str) -> Route | None:
         """The route whose prefix is the longest of those that lead ``path``."""
+        route = self._by_prefix.get(path)  # nothing leads further than all of it
+        return route if route is not None else self._match_shorter(path)
+
+    def _match_shorter(self, path: str) -> Route | None:
         for depth in self._depths:
             end = 0
             for _ in range(depth):

@@ -23,7 +23,7 @@ from cli.progress import step
 from deploy.debian import ProgramError
 from shared.settings import Settings
 from tests.bench.events_system import durable_postgres
-from tests.bench.gateway_load import Caller, Round, Wrk, plain, signed
+from tests.bench.gateway_load import Caller, Round, Wrk, plain, signed, verification
 from tests.bench.gateway_peers import Peer, caddy, fastapi, nginx, upstream
 from tests.bench.gateway_profile import profile
 from tests.bench.gateway_streams import measure
@@ -127,6 +127,9 @@ def _measure(options: Any, report: Report, folder: Path, settings: Settings) -> 
         stack.callback(behind.stop)
         with step("Making API keys"):
             callers = prepared(settings)
+        report.median(
+            "verify_1_kib", [verification(callers[1]) for _ in range(5)], 40, better="lower", unit="µs of CPU"
+        )
         if os.environ.get("PROFILE"):
             asyncio.run(profile(settings, callers))
         ours = gateway(settings, behind.port)

@@ -199,8 +199,6 @@ class Cycle:
             logger.warning("an answer was broken off: %s", error)
         except Exception:
             logger.exception("unhandled error in the gateway")
-        finally:
-            self.connection.tasks.discard(self.task)
         if not (self.disconnected or self.response_complete):
             await self._give_up()
 

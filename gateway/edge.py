@@ -35,10 +35,10 @@ _PREFIXES_DROPPED = (b"guardian-", b"x-guardian-", b"x-forwarded-", b"x-auth-", 
 _NEVER_HOP_BY_HOP = frozenset({b"host", b"content-length", b"content-type"})
 
 _BAD_PATH = re.compile(
-    r"[\x00-\x20\x7f\\#?]|[^\x00-\x7f]|/\.\.?(?:[/;]|$)|%(?![0-9A-Fa-f]{2})|%(?:2[fF]|5[cC]|7[fF]|[01].)"
+    r"[\x00-\x20\x7f\\#?]|[^\x00-\x7f]|/(?:/|\.\.?(?:[/;]|$))|%(?![0-9A-Fa-f]{2})|%(?:2[fF]|5[cC]|7[fF]|[01].)"
 )
 _PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_/"
-"""A path of these alone has one meaning, and needs no closer look."""
+"""A path of these alone, without empty segments, has one meaning and needs no closer look."""
 _BAD_DECODED = re.compile(rb"(?i)/\.\.?(?:[/;]|$)|%2e|%2f|%5c")
 _HOST = re.compile(rb"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*)|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _MEMORY = 4096
@@ -115,13 +115,13 @@ class PathAndHost:
     @staticmethod
     def check_path(raw_path: bytes) -> None:
         """Raise ``BadRequest`` for dot segments and separators, plain or encoded, and for broken escapes."""
-        if not raw_path.translate(None, _PLAIN):
+        if b"//" not in raw_path and not raw_path.translate(None, _PLAIN):
             return
         text = raw_path.decode("latin-1")
         if _BAD_PATH.search(text) is None and (b"%" not in raw_path or _decodes_safely(raw_path)):
             return
         raise BadRequest(
-            "The path must not hold dot segments, encoded slashes, backslashes, control characters, "
+            "The path must not hold dot segments, empty segments, encoded slashes, backslashes, control characters, "
             "text that is not UTF-8, or broken percent escapes.",
             code="invalid_path",
         )

@@ -27,6 +27,7 @@ from gateway.cycle import Cycle
 from gateway.problems import HeadersTooLarge, RequestTimeout, VersionNotSupported
 from gateway.rendering import problem_answer, raw_problem
 from shared.errors import BadRequest, Problem, ServiceUnavailable
+from shared.signing.message import has_content
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ HEAD, BODY, BETWEEN, CLOSING = range(4)
 """What is being read: a request's head, its body, nothing (an answer is pending or the connection idle),
 or leftovers that are thrown away because the connection is about to close."""
 
+_ONCE = (b"host", b"content-length", b"transfer-encoding")
 _SLICE = 16_384
 _RESET = struct.pack("ii", 1, 0)
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
@@ -162,7 +164,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.phase == HEAD:
-            self.headers.append((name.lower(), value))
+            self.headers.append((name.lower(), value.rstrip(b" \t")))  # RFC 9110 §5.5
         else:  # a trailer: fields behind the body must not become headers after they were checked
             self._trailer.append((name, value))
             self._check_size(self._trailer)
@@ -180,19 +182,32 @@ class GuardedProtocol(HttpToolsProtocol):
         fields = dict(headers)
         if version not in ("1.1", "1.0"):
             self._stop(VersionNotSupported())
-        if b"host" not in fields or (len(fields) < len(headers) and [name for name, _ in headers].count(b"host") > 1):
+        if b"host" not in fields:
             self._stop(BadRequest("There must be exactly one Host header."))
+        if len(fields) < len(headers):
+            self._check_repeated(headers)
         if not self.url.startswith(b"/") or not self.url.isascii():
             self._stop(BadRequest("The request target must be a path that begins with '/'."))
+        if b"#" in self.url:
+            self._stop(BadRequest("The request target must not hold a fragment.", code="invalid_path"))
         coding = fields.get(b"transfer-encoding")
         self._chunked = coding is not None
         if coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
             self._stop(BadRequest("'chunked' is the only transfer coding, in HTTP/1.1 only."))
+        if self.parser.should_upgrade() and (has_content(fields) or self.parser.get_method() == b"CONNECT"):
+            # The parser would take the content for what follows the upgrade.
+            self._stop(BadRequest("No upgrade is offered; send the content without asking for one."))
         self.phase = BODY
         self._since = self.loop.time()
         self._body_bytes = self._chunk_excess = 0
         self._trailer = []
         self._start_cycle(version, fields.get(b"expect", b"").lower() == b"100-continue")
+
+    def _check_repeated(self, headers: list[tuple[bytes, bytes]]) -> None:
+        names = [name for name, _ in headers]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                self._stop(BadRequest(f"There must be exactly one {name.decode()} header."))
 
     def _start_cycle(self, version: str, expect_100_continue: bool) -> None:
         raw_path, _, query = self.url.partition(b"?")
@@ -253,6 +268,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _run(self, cycle: Cycle, app: Any) -> None:
         cycle.task = self.loop.create_task(cycle.run(app))
         self.tasks.add(cycle.task)
+        cycle.task.add_done_callback(self.tasks.discard)  # also when it is cancelled before it began
         self.running = cycle
 
     def on_response_complete(self) -> None:

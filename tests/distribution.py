@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
-_MODE = re.compile(r"tests/e2e/test_(?:fuzz|matrix|platform|split)\.py::.*\b(postgres|kafka|split)\b")
+_SHARED = r"tests/e2e/test_(?:crowd|edge\w*|fuzz|matrix|platform|split)\.py"
+_MODE = re.compile(_SHARED + r"::.*\b(postgres|kafka|split|whole|apart)\b")
 _LONGEST = ("tests/e2e/", "tests/cli/", "tests/deploy/", "tests/shared/events/")
 
 

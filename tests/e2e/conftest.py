@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.platform import MODES, POSTGRES, Mode, RunningPlatform, params
+from tests.e2e.platform import MODES, POSTGRES, SPLIT, Mode, RunningPlatform, params
+from tests.e2e.wire import Door
 
 # The fuzzer guesses passwords, and the tests after it must still be able to sign in. Who waits for a process that
 # is started again on a busy machine shall not be told that it took too long.
@@ -30,26 +31,40 @@ def _home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def platforms(request: pytest.FixtureRequest) -> Iterator[Callable[[Mode], RunningPlatform]]:
-    """The platforms that the tests of a worker share: one for each mode, started when a test first asks for it."""
-    started: dict[Mode, RunningPlatform] = {}
+def platforms(request: pytest.FixtureRequest) -> Iterator[Callable[..., RunningPlatform]]:
+    """The platforms that the tests of a worker share: one for each mode, started when a test first asks for it.
+
+    ``platforms(mode, **environment)`` is one with settings of its own.
+    """
+    started: dict[object, RunningPlatform] = {}
     with ExitStack() as stack:
 
-        def of(mode: Mode) -> RunningPlatform:
-            if mode not in started:
-                running = RunningPlatform(stack.enter_context(_home()), mode, _servers(request, mode), _RELAXED)
+        def of(mode: Mode, **environment: str) -> RunningPlatform:
+            wanted = mode, *sorted(environment.items())
+            if wanted not in started:
+                running = RunningPlatform(
+                    stack.enter_context(_home()), mode, _servers(request, mode), _RELAXED | environment
+                )
                 stack.callback(running.stop)
                 running.start()
-                started[mode] = running
-            return started[mode]
+                started[wanted] = running
+            return started[wanted]
 
         yield of
 
 
 @pytest.fixture(scope="session", params=params(*MODES))
-def platform(request: pytest.FixtureRequest, platforms: Callable[[Mode], RunningPlatform]) -> RunningPlatform:
+def platform(request: pytest.FixtureRequest, platforms: Callable[..., RunningPlatform]) -> RunningPlatform:
     """A platform that has started and answers, with its demo organisations and no history."""
     return platforms(request.param)
+
+
+@pytest.fixture(scope="module", params=params(POSTGRES, SPLIT))
+def door(request: pytest.FixtureRequest, platforms: Callable[..., RunningPlatform]) -> Iterator[Door]:
+    """The front door of a platform in one process, and of one whose gateway stands alone."""
+    made = Door(platforms(request.param))
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,7 @@ _AGAIN_SECONDS = 0.5
 
 KEY_SQL = (
     "SELECT public_id, secret_sha256, organization_id, actor_id, actor_type, scopes, expires_at, disabled, "
-    "on_behalf_of, signature_policy, signing_keys FROM identity.resolve_api_key($1)"
+    "on_behalf_of, signature_policy, sign_answers, signing_keys FROM identity.resolve_api_key($1)"
 )
 SESSION_SQL = (
     "SELECT token_sha256, organization_id, actor_id, scopes, expires_at, authenticated_at "
@@ -268,7 +268,9 @@ class Credentials:
             fetched_at=0.0,
             disabled=row["disabled"],
             on_behalf_of=str(behalf) if behalf else None,
-            signing=signing_of(row["signature_policy"], row["signing_keys"], organization_id, self._vault),
+            signing=signing_of(
+                row["signature_policy"], row["signing_keys"], organization_id, self._vault, answers=row["sign_answers"]
+            ),
         )
 
     async def _fetch_session(self, token_sha256: bytes) -> Credential | None:

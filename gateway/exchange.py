@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway import addresses
 from gateway.answering import Answering
+from gateway.answers import Seal
 from gateway.problems import (
     BadGateway,
     ClientLeft,
@@ -19,9 +20,9 @@ from gateway.problems import (
     UpstreamUnavailable,
 )
 from gateway.shedding import Priority, priority_of
-from gateway.stages import Call
+from gateway.stages import Call, replayed
 from gateway.trace import Trace, request_id_of
-from gateway.upstream import HttpUpstream, Request
+from gateway.upstream import GATHERED_BYTES, HttpUpstream, Request
 from shared.auth import IDENTITY_HEADER, TIMEOUT_HEADER, Claims, Principal
 from shared.auth.principal import ANONYMOUS
 from shared.errors import (
@@ -48,7 +49,7 @@ _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"})
 
 
 class Exchange(Answering):
-    """State of one request. ``receive`` and ``send`` are what the service is given."""
+    """State of one request. ``receive`` and ``send`` are what a service is given while it works."""
 
     __slots__ = (
         "_body_left",
@@ -59,6 +60,7 @@ class Exchange(Answering):
         "_priority",
         "_raw_receive",
         "_reading",
+        "_seal",
         "_task",
         "_verdict",
         "client",
@@ -78,6 +80,7 @@ class Exchange(Answering):
         self._task: asyncio.Task[Any] | None = None
         self._verdict: Problem | None = None
         self._content: Content | None = None
+        self._seal: Seal | None = None  # takes the place of _raw_send where answers are signed
         self._priority = Priority.INTERACTIVE
         self.service = "gateway"
         self.client = ""
@@ -131,7 +134,9 @@ class Exchange(Answering):
             public = core.table.is_public(method, path)
             credential = await core.authenticator.identify(method, self.noted, public=public)
         self.principal = principal = ANONYMOUS if credential is None else credential.principal
-        receive = self._raw_receive if self._body_left < 0 else self.receive
+        if credential is not None and credential.signing is not None and credential.signing.answers:
+            self._seal = self._raw_send = Seal(scope, self._raw_send, credential.signing, core.platform, self.secure)
+        receive = self._raw_receive if self._body_left < 0 else self.piece
         if core.signatures is not None or core.quotas is not None:
             receive = await self._take_stages(route, operation, principal, credential, receive)
         await self._forward(route, credential, receive)
@@ -189,6 +194,8 @@ class Exchange(Answering):
         )  # fmt: skip
         if core.signatures is not None:
             receive, self._content = await core.signatures.verify(call, receive)
+            if self._seal is not None:
+                self._seal.signed_by = call.signed_by
         if core.quotas is not None:
             headers, self._ended, refused = await core.quotas.take(call)
             self._extra += headers
@@ -203,21 +210,21 @@ class Exchange(Answering):
         self._add_headers(credential)
         upstream, guard = core.upstreams[route.service], core.guards[route.service]
         cycle: Cycle | None = self.scope.get("guardian.cycle")
-        content = None
-        if cycle is not None and isinstance(upstream, HttpUpstream) and receive == self.receive:
-            content = await self._whole_content(cycle)
+        content, more = (b"", False) if self._body_left < 0 else await self._gathered(receive, cycle)
         self._task = task = asyncio.current_task() if cycle is None else cycle.task
-        if not guard.try_enter(self._priority):
+        if more:  # what comes slowly must not take a place from what is here
+            guard.breaker.check()
+        elif not guard.try_enter(self._priority):
             await guard.enter(self._priority)
         self._forwarded_at = now = time.perf_counter()
         core.deadlines.add(self, now + core.timeout)
-        if self._body_left <= 0:  # while content comes, nobody can know how long the rest of it takes
+        if not more:  # while content comes, nobody can know how long the rest of it takes
             self.headers.append((TIMEOUT_HEADER, b"%d" % (1000 * (core.timeout - now + self.started))))
         caller = None if credential is None else credential.caller
         limited = self.client if caller is None else caller.organization_id
         failure: BaseException | None = None
         try:
-            await self._ask(upstream, receive, content, limited)
+            await self._ask(upstream, content, limited, more=more)
         except asyncio.CancelledError as error:
             if self._verdict is None:
                 raise  # the client has left, or the server stops
@@ -225,22 +232,25 @@ class Exchange(Answering):
         except Exception as error:
             failure = error
         finally:
-            guard.leave(time.perf_counter(), answered=self._was_answered(failure))
+            guard.leave(time.perf_counter(), answered=self._was_answered(failure), entered=not more)
         if self._verdict is not None and task is not None:
             task.uncancel()
         if not self.complete:
             await self._upstream_failed(failure)
 
-    async def _ask(self, upstream: Any, receive: Any, content: bytes | None, limited: Hashable) -> None:
+    async def _ask(self, upstream: Any, content: bytes, limited: Hashable, *, more: bool) -> None:
         """A service in another process is asked without ASGI's detours."""
         scope = self.scope
         if isinstance(upstream, HttpUpstream):
             request = Request(scope["method"], scope["raw_path"], scope["query_string"], self.headers)
-            respond = self._respond if "guardian.cycle" in scope else None
-            await upstream.forward(request, receive, self.send, caller=limited, content=content, respond=respond)
+            # A seal sees all that is sent, piece by piece.
+            respond = self._respond if self._seal is None and "guardian.cycle" in scope else None
+            rest = self.receive if more else None
+            await upstream.forward(request, content, rest, self.send, caller=limited, respond=respond)
         else:
             scope = {**scope, "headers": self.headers, "client": (self.client, 0), "scheme": self._scheme()}
             scope["guardian.caller"] = limited
+            receive = self._raw_receive if self._body_left < 0 else replayed(content, self.receive, more=more)
             await upstream(scope, receive, self.send)
 
     def _was_answered(self, failure: BaseException | None) -> bool | None:
@@ -268,18 +278,20 @@ class Exchange(Answering):
         if not _FORWARDED.isdisjoint(noted):
             headers.append((b"via", b"1.1 proxy"))  # what a proxy claimed is dropped, but not that there is one
 
-    async def _whole_content(self, cycle: Cycle) -> bytes | None:
-        """The content, checked, when all of it has come already; it need not be received then."""
-        content = cycle.whole_content()
+    async def _gathered(self, receive: Any, cycle: Cycle | None) -> tuple[bytes, bool]:
+        """All of a small content, or what a larger one begins with; and whether there is more. It has been checked."""
+        content = None if cycle is None or receive != self.piece else cycle.whole_content()
         if content is not None:
-            self._body_left -= len(content)
-            if self._body_left < 0:
-                raise self._too_large()
-            if self._content is not None:
-                self._content.update(content)
-                await self._content.finish()
-            self._body_left = 0
-        return content
+            await self._check(content, more=False)
+            return content, False
+        content, more = b"", True
+        while more and len(content) <= GATHERED_BYTES:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise BadRequest("The content ended before its end.")
+            content += message.get("body", b"")
+            more = message.get("more_body", False)
+        return content, more
 
     def _respond(self, status: int, headers: list[Pair], content: bytes) -> None:
         """Instead of ``send``, for an answer that came as a whole."""
@@ -315,7 +327,7 @@ class Exchange(Answering):
                 problem = BadGateway("The service ended without an answer; the error has been logged.")
             else:
                 problem = Problem("The error has been logged under this request_id.")
-        if self.answered:
+        if self.answered and not (self._seal is not None and self._seal.take_back()):
             raise UpstreamAborted(f"{self.service}: {problem.code}")
         await self.answer_problem(problem)
 
@@ -335,27 +347,33 @@ class Exchange(Answering):
             self._task.cancel()
 
     # -- what the service is given -------------------------------------------------------------------
-    async def receive(self) -> Any:
-        """The body's next piece; a chunked body over the limit ends the request."""
+    async def piece(self) -> Any:
+        """The content's next piece, checked; raises the problem that answers the request."""
         self._reading = self._body_left > 0
         message = await self._raw_receive()
         self._reading = False
         if message["type"] == "http.request":
             self._body_seen_at = time.perf_counter()
-            body, more = message.get("body", b""), message.get("more_body", False)
-            self._body_left -= len(body)
-            if self._body_left < 0:
-                return await self._break_off(self._too_large())
-            if self._content is not None:
-                self._content.update(body)
-                try:
-                    if not more:
-                        await self._content.finish()
-                except Problem as problem:
-                    return await self._break_off(problem)
-            if not more:
-                self._body_left = 0
+            await self._check(message.get("body", b""), more=message.get("more_body", False))
         return message
+
+    async def _check(self, content: bytes, *, more: bool) -> None:
+        self._body_left -= len(content)
+        if self._body_left < 0:
+            raise self._too_large()
+        if self._content is not None:
+            self._content.update(content)
+            if not more:
+                await self._content.finish()
+        if not more:
+            self._body_left = 0
+
+    async def receive(self) -> Any:
+        """The content's next piece, for a service that is at work; what is wrong with it ends the request."""
+        try:
+            return await self.piece()
+        except Problem as problem:
+            return await self._break_off(problem)
 
     async def _break_off(self, problem: Problem) -> Any:
         self._give_up(problem)

@@ -174,9 +174,10 @@ class Guard:
         self.breaker.check()
         await self.bulkhead.enter(priority)
 
-    def leave(self, now: float, *, answered: bool | None) -> None:
-        """The request is over; None: it says nothing about the service."""
-        self.bulkhead.leave()
+    def leave(self, now: float, *, answered: bool | None, entered: bool = True) -> None:
+        """The request is over. ``answered`` None: it says nothing about the service; ``entered``: it held a place."""
+        if entered:
+            self.bulkhead.leave()
         if answered:
             self.breaker.succeeded(now)
         elif answered is not None:

@@ -9,7 +9,7 @@ from shared.settings import Settings
 
 _REPLACED = (
     "connection keep-alive proxy-connection te trailer transfer-encoding upgrade proxy-authenticate "
-    "server date x-powered-by guardian-identity x-request-id traceparent tracestate "
+    "server date x-powered-by guardian-identity guardian-answer-unsigned x-request-id traceparent tracestate "
     "x-content-type-options referrer-policy strict-transport-security x-frame-options "
     "access-control-allow-origin access-control-allow-credentials access-control-expose-headers "
     "x-ratelimit-limit x-ratelimit-remaining x-ratelimit-reset"

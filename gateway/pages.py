@@ -19,6 +19,7 @@ import yaml
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from gateway.addresses import is_loopback, within
+from gateway.answers import jwk_set, platform_key
 from shared.errors import Forbidden, MethodNotAllowed, NotFound, ServiceUnavailable
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _DOCS_POLICY = (
     b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _REVALIDATE = (b"cache-control", b"public, max-age=300")
+_AN_HOUR = (b"cache-control", b"public, max-age=3600")
 
 
 def only(*methods: str) -> Callable[[Page], Page]:
@@ -192,6 +194,16 @@ def _sign_in(settings: Settings, operation: Operation | None) -> str:
     )
 
 
+def answer_key(settings: Settings) -> Page:
+    """``/.well-known/guardian-answer-key``: the public half of the platform's own key for answers (RFC 7517 §5)."""
+    body = orjson.dumps(jwk_set(platform_key(settings)))
+
+    async def answer(_exchange: Exchange) -> Answer:
+        return 200, [(b"content-type", b"application/jwk-set+json"), _AN_HOUR], body
+
+    return answer
+
+
 def build_pages(
     settings: Settings,
     table: RoutingTable,
@@ -211,6 +223,7 @@ def build_pages(
         "/livez": probes.livez,
         "/readyz": probes.readyz,
         "/metrics": probes.metrics,
+        "/.well-known/guardian-answer-key": answer_key(settings),
         "/favicon.ico": Asset(STATIC / "favicon.svg", icon, _REVALIDATE),
         "/assets/favicon.svg": Asset(STATIC / "favicon.svg", icon, _REVALIDATE),
         "/assets/welcome.css": Asset(STATIC / "welcome.css", style, _REVALIDATE),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.addresses import parse_networks
+from gateway.answers import platform_key
 from gateway.authenticate import Authenticator
 from gateway.cors import Cors
 from gateway.deadlines import Deadlines
@@ -63,6 +64,7 @@ class Pipeline:
         self.guard = PathAndHost()
         self.answers = AnswerHeaders(settings)
         self.cors = Cors(settings)
+        self.platform = platform_key(settings)
         self.signer = IdentitySigner(settings.derive_key, "gateway")
         self.trusted = parse_networks(settings.trusted_proxies)
         self.max_body_bytes = settings.max_body_bytes

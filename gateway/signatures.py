@@ -19,7 +19,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.nonces import Nonce
-from gateway.stages import Verified
+from gateway.stages import Verified, replayed
 from shared.errors import BadRequest, ContentTooLarge, Problem, Unauthenticated
 from shared.signing import v0, v1
 from shared.signing.digests import ContentDigest
@@ -40,10 +40,14 @@ Policy = Literal["off", "v0", "both", "v1"]
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What an API key must sign with: keys by their id, each with the unix seconds it is good until."""
+    """What an API key must sign with: keys by their id, oldest first, each with the unix seconds it is good until.
+
+    ``answers`` is whether answers to its calls are signed.
+    """
 
     policy: Policy
     keys: dict[str, tuple[Verifier, float]]
+    answers: bool = False
 
     def find(self, key_id: str, now: float) -> Verifier | None:
         """The key with this id, if it is still good."""
@@ -51,8 +55,13 @@ class Signing:
         return key if now < until else None
 
     def secrets(self, now: float) -> list[SharedSecret]:
-        """The shared secrets that are still good."""
+        """The shared secrets that are still good, oldest first."""
         return [key for key, until in self.keys.values() if isinstance(key, SharedSecret) and now < until]
+
+    def answering(self, key_id: str | None, now: float) -> SharedSecret | None:
+        """The shared secret to sign an answer with: that with this id, or else the newest; None where none is good."""
+        good = {key.key_id: key for key in self.secrets(now)}
+        return good.get(key_id or "") or next(reversed(good.values()), None)
 
 
 class Remembers(Protocol):
@@ -61,9 +70,11 @@ class Remembers(Protocol):
     async def remember(self, nonce: Nonce) -> bool: ...
 
 
-def signing_of(policy: str, stored: Any, organization_id: UUID, vault: Vault) -> Signing | None:
-    """What ``resolve_api_key`` says of a key's signatures; None where they are not asked for."""
-    if policy == "off":
+def signing_of(
+    policy: str, stored: Any, organization_id: UUID, vault: Vault, *, answers: bool = False
+) -> Signing | None:
+    """What ``resolve_api_key`` says of a key's signatures; None where nothing is signed."""
+    if policy == "off" and not answers:
         return None
     keys: dict[str, tuple[Verifier, float]] = {}
     for each in json.loads(stored) if isinstance(stored, str) else stored:
@@ -77,7 +88,7 @@ def signing_of(policy: str, stored: Any, organization_id: UUID, vault: Vault) ->
                 keys[key_id] = (PublicKey(key_id, Ed25519PublicKey.from_public_bytes(material)), until)
         except (Unsealable, ValueError):
             logger.exception("the signing key %s cannot be read: was the root secret changed?", key_id)
-    return Signing(cast("Policy", policy), keys)
+    return Signing(cast("Policy", policy), keys, answers)
 
 
 class SignatureGate:
@@ -94,13 +105,14 @@ class SignatureGate:
         ``ContentTooLarge``, and ``ServiceUnavailable`` when it cannot be told whether a signature is new.
         """
         signing = call.signing
-        if signing is None:
+        if signing is None or signing.policy == "off":
             return Verified(receive)
         scheme = "https" if call.secure else "http"
         message = Message(call.method, call.raw_path, call.query_string, call.headers, scheme=scheme)
         try:
             if signing.policy == "v0" or (signing.policy == "both" and v0.is_signed(message)):
-                return Verified(await self._by_content(message, signing, receive))
+                receive, call.signed_by = await self._by_content(message, signing, receive)
+                return Verified(receive)
             return Verified(receive, await self._by_fields(message, signing))
         except Refused as refused:
             raise problem_of(refused) from None
@@ -119,8 +131,11 @@ class SignatureGate:
         await content.finish()
         return None
 
-    async def _by_content(self, message: Message, signing: Signing, receive: Any) -> Any:
-        """The older scheme signs the content and nothing else, so all of it must be seen before anything is done."""
+    async def _by_content(self, message: Message, signing: Signing, receive: Any) -> tuple[Any, str]:
+        """The older scheme signs the content and nothing else, so all of it must be seen before anything is done.
+
+        Where the content is read from then, and the id of the key that signed it.
+        """
         now = self._now()
         attempts = [v0.Verification(message, key, now) for key in signing.secrets(now)]
         if not attempts:
@@ -134,7 +149,7 @@ class SignatureGate:
         found.check()
         if not await self._nonces.remember(Nonce(found.key_id, found.nonce, found.created, found.until)):
             raise _replayed()
-        return _replay(content, receive) if message.has_body else receive
+        return (replayed(content, receive, more=False) if message.has_body else receive), found.key_id
 
 
 def _happens_once(message: Message) -> bool:
@@ -179,15 +194,6 @@ async def _all_of(receive: Any) -> bytes:
             )
         more = message.get("more_body", False)
     return b"".join(pieces)
-
-
-def _replay(content: bytes, receive: Any) -> Any:
-    left = [{"type": "http.request", "body": content, "more_body": False}]
-
-    async def again() -> Any:
-        return left.pop() if left else await receive()
-
-    return again
 
 
 def problem_of(refused: Refused) -> Problem:

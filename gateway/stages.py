@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class Call:
     """An authenticated request as a stage sees it. ``path`` is decoded; ``headers`` are the client's own, before any
-    were dropped. ``signing`` says how its credential must sign, None: it need not. ``caller`` is whose limits it is under.
+    were dropped. ``signing`` says how its credential must sign, None, or a policy of off: it need not. ``caller`` is whose
+    limits it is under.
+    ``signed_by`` is set to the id of the key that has signed, where the request does not say it (the older scheme).
     """
 
     method: str
@@ -36,6 +38,7 @@ class Call:
     signing: Signing | None = None
     secure: bool = False
     caller: Caller | None = None
+    signed_by: str | None = None
 
 
 class Content(Protocol):
@@ -81,3 +84,13 @@ class QuotaGate(Protocol):
     async def take(self, call: Call) -> Taken:
         """Take it, or refuse."""
         ...
+
+
+def replayed(content: bytes, receive: Any, *, more: bool) -> Any:
+    """``receive`` for whoever comes after content was taken from it; with ``more``, the rest is still to come."""
+    left = [{"type": "http.request", "body": content, "more_body": more}]
+
+    async def again() -> Any:
+        return left.pop() if left else await receive()
+
+    return again

@@ -63,34 +63,38 @@ class HttpUpstream:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
-        await self.forward(request, receive, send, caller=scope.get("guardian.caller"))
+        content, more = b"", bool(request.head()[1])
+        while more and len(content) <= GATHERED_BYTES:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft("the client has left")
+            content += message.get("body", b"")
+            more = message.get("more_body", False)
+        await self.forward(request, content, receive if more else None, send, caller=scope.get("guardian.caller"))
 
     async def forward(
         self,
         request: Request,
+        content: bytes,
         receive: Any,
         send: Any,
         *,
         caller: Hashable,
-        content: bytes | None = None,
         respond: Respond | None = None,
     ) -> None:
         """Pass a request on and its answer back.
 
-        ``content`` is all of it where that is here already, and ``respond`` takes a whole answer that came at once; what
-        is not so passes through ``receive`` and ``send``, piece by piece.
+        ``content`` is what is here of it, ``receive`` where the rest comes from (None: there is none). ``respond`` takes a
+        whole answer that came at once; others pass through ``send``, piece by piece.
         """
         head, length = request.head()
-        if not length:
-            content = b""
-        elif content is None or length != len(content):
-            body = _Body(receive, length, content)
-            content = await body.gathered()
-            if body.more:
-                async with self._uploads.slot(caller) as body.uploaded:
-                    await self._stream(head + content, body, send, respond, bodiless=request.method == "HEAD")
-                return
-        connection = await self._asked(request, head + content)
+        body = _Body(receive, length)
+        data = head + body.begin(content) if length else head
+        if receive is not None:
+            async with self._uploads.slot(caller) as body.uploaded:
+                await self._stream(data, body, send, respond, bodiless=request.method == "HEAD")
+            return
+        connection = await self._asked(request, data)
         try:
             await self._answer(connection, send, respond)
         finally:
@@ -202,39 +206,32 @@ class _Body:
     uploaded: Callable[[], None]
     """Called when all of it was written: the time that a slow reader takes over the answer is no upload's."""
 
-    def __init__(self, receive: Any, length: int, content: bytes | None = None) -> None:
+    def __init__(self, receive: Any, length: int) -> None:
         self._receive = receive
-        self._content = content
         self._chunked = length == _CHUNKED
         self._left = length
-        self.more = True
+        self.more = receive is not None
 
-    async def gathered(self) -> bytes:
-        """All of a small body, or what a larger one begins with."""
-        whole = await self._next()
-        while self.more and len(whole) <= GATHERED_BYTES:
-            whole += await self._next()
-        return b"".join(self._framed(whole)) if self._chunked else whole
+    def begin(self, content: bytes) -> bytes:
+        """What is written with the head."""
+        self._count(content)
+        return b"".join(self._framed(content)) if self._chunked else content
 
     async def pieces(self) -> list[bytes]:
         """What comes next; it may be nothing."""
-        return self._framed(await self._next())
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft("the client has left")
+        body: bytes = message.get("body", b"")
+        self.more = message.get("more_body", False)
+        self._count(body)
+        return self._framed(body)
 
-    async def _next(self) -> bytes:
-        body, self._content = self._content, None
-        if body is not None:
-            self.more = False
-        else:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft("the client has left")
-            body = message.get("body", b"")
-            self.more = message.get("more_body", False)
+    def _count(self, body: bytes) -> None:
         if not self._chunked:
             self._left -= len(body)
             if self._left < 0 or (self._left and not self.more):
                 raise ValueError("a body of another length than its Content-Length")
-        return body
 
     def _framed(self, body: bytes) -> list[bytes]:
         if not self._chunked:

@@ -121,6 +121,7 @@ api_keys = global_table(
     _moment("overlap_ends_at", nullable=True),
     _moment("last_used_at", nullable=True),
     Column("signature_policy", Text, nullable=False),
+    Column("sign_answers", Boolean, nullable=False),
     Column("version", BigInteger, nullable=False),
     _moment("created_at"),
     _moment("updated_at"),

@@ -11,6 +11,15 @@ Pair = tuple[bytes, bytes]
 DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
+def fields_of(headers: Sequence[Pair]) -> dict[str, str]:
+    """Fields by name: values of several lines together, without the space around them (RFC 9421 §2.1)."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        key, text = name.decode("latin-1"), value.decode("latin-1").strip(" \t")
+        found[key] = f"{found[key]}, {text}" if key in found else text
+    return found
+
+
 def has_content(fields: Mapping[bytes, bytes]) -> bool:
     """Whether content follows a head with these fields, or may follow."""
     return b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
@@ -32,12 +41,8 @@ class Message:
 
     @cached_property
     def fields(self) -> dict[str, str]:
-        """Fields by name: values of several lines together, without the space around them (RFC 9421 §2.1)."""
-        found: dict[str, str] = {}
-        for name, value in self.headers:
-            key, text = name.decode("latin-1"), value.decode("latin-1").strip(" \t")
-            found[key] = f"{found[key]}, {text}" if key in found else text
-        return found
+        """As ``fields_of``."""
+        return fields_of(self.headers)
 
     @cached_property
     def last(self) -> dict[bytes, bytes]:

@@ -1,5 +1,6 @@
 """The commands of docs/guides/signing.md, pasted into a shell as they stand there."""
 
+import json
 import shutil
 from collections.abc import Callable
 
@@ -31,5 +32,8 @@ def test_every_way_to_sign(platform: RunningPlatform) -> None:
     assert hint.startswith("Your signature matches if @method is in lower case and @query lacks its '?'; ")
     assert base[0] == '"@method": GET'
     assert base[3] == '"@query": ?limit=5'
+    turned_on, contacts, refused, jwks = printed["Signed answers"].split(maxsplit=3)
+    assert (turned_on, contacts, refused) == ("True", "2", "422")
+    assert json.loads(jwks)["keys"][0]["kid"].startswith("platform-")
     if node:
         assert printed["Sign in Node.js"].strip() == "Barbara"

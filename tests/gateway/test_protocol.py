@@ -247,7 +247,7 @@ def test_the_answer_to_an_unread_body_arrives_before_the_connection_closes(front
 
 def test_an_early_answer_closes_when_the_body_was_not_read(front: Any, read: Callable[..., Any]) -> None:
     client = front.connect()
-    client.sendall(b"POST /v1/echo?do=early HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\nstart")
+    client.sendall(b"POST /v1/echo?do=early HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\n" + b"x" * 20_000)
     reply = read(client, until_closed=True)
     assert (reply.status, reply.body) == (422, b"no")
 

@@ -51,7 +51,7 @@ def test_stopping_finishes_what_is_under_way(
     with start(offline_settings, replace(limits, body_seconds=10)) as front:
         client = front.connect()
         client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel")
-        eventually(lambda: bool(front.echo.seen))
+        eventually(lambda: front.gateway._pipeline.in_flight == 1)
         front.server.should_exit = True
         eventually(lambda: front.gateway._parts.probes.draining)
         client.sendall(b"lo")

@@ -16,7 +16,7 @@ from shared.errors import ContentTooLarge, Problem
 from shared.ids import new_id
 from shared.limits.policies import Operation
 from shared.signing import v0, v1
-from shared.signing.keys import SharedSecret
+from shared.signing.keys import SharedSecret, Verifier
 from shared.signing.message import Message
 from shared.vault import Vault, signing_key_context
 from tests.shared.signing.support import CONTENT, NONCE, NOW, PRIVATE, PUBLIC, SECRET, message, with_fields
@@ -95,6 +95,7 @@ async def code_of(gate: SignatureGate, asked: Call, *pieces: bytes) -> tuple[int
 async def test_who_need_not_sign_is_not_looked_at(gate: SignatureGate, principal: Any, memory: Memory) -> None:
     body = Body(CONTENT)
     assert await gate.verify(call(by_v1(), principal, None), body) == (body, None)
+    assert await gate.verify(call(by_v1(), principal, "off"), body) == (body, None)
     assert memory.seen == []
 
 
@@ -199,8 +200,10 @@ class TestTheOlderScheme:
     async def test_any_of_the_secrets_may_have_signed(self, gate: SignatureGate, principal: Any) -> None:
         successor = SharedSecret("successor", b"another secret")
         keys = {**KEYS, successor.key_id: (successor, float("inf"))}
-        await gate.verify(call(by_v0(), principal, "v0", keys), Body(CONTENT))
-        await gate.verify(call(by_v0(key=successor), principal, "v0", keys), Body(CONTENT))
+        for key in (SECRET, successor):
+            asked = call(by_v0(key=key), principal, "v0", keys)
+            await gate.verify(asked, Body(CONTENT))
+            assert asked.signed_by == key.key_id, "the same signs the answer"
 
 
 class TestStoredKeys:
@@ -218,6 +221,19 @@ class TestStoredKeys:
         assert found.find(pair, NOW - 1) is not None
         assert (found.find(pair, NOW), found.find("nobody", NOW)) == (None, None)
         assert signing_of("off", stored, organization_id, vault) is None
+        answering = signing_of("off", stored, organization_id, vault, answers=True)
+        assert answering is not None
+        assert (answering.answers, answering.keys, found.answers) == (True, found.keys, False)
+
+    def test_answers_are_signed_by_a_secret_that_is_still_good(self) -> None:
+        old, new, ended = (SharedSecret(name, b"secret") for name in ("old", "new", "ended"))
+        never = float("inf")
+        keys: dict[str, tuple[Verifier, float]] = {"old": (old, never), "new": (new, NOW + 1.0), "ended": (ended, NOW)}
+        signing = Signing("v1", keys | {PUBLIC.key_id: (PUBLIC, never)}, answers=True)
+        chosen = [signing.answering(key_id, NOW) for key_id in ("old", "new", "ended", PUBLIC.key_id, None)]
+        assert chosen == [old, new, new, new, new]
+        assert signing.answering("new", NOW + 1) == old
+        assert Signing("v1", {}, answers=True).answering("old", NOW) is None
 
     def test_of_another_organisation_open_nothing(self, caplog: pytest.LogCaptureFixture) -> None:
         vault, key_id = Vault(bytes(32)), str(new_id())

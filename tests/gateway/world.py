@@ -93,6 +93,7 @@ class World:
         self.dsn = dsn
         self.database = urlsplit(dsn).path[1:]
         self.board = board
+        self.settings = settings
         self.verifier = IdentityVerifier(settings.derive_key, "echo", ["gateway"])
 
     def sql(self, statement: str, *arguments: Any) -> Any:

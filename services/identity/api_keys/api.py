@@ -55,7 +55,7 @@ async def get_api_key(principal: Reader, session: RequestSession, request: Reque
 async def update_api_key(
     principal: Writer, session: RequestSession, request: Request, key_id: UUID, body: ApiKeyChange
 ) -> Response:
-    """Rename a key, or change its scopes, expiry or signature policy; takes effect everywhere within a second."""
+    """Rename a key, or change its scopes, expiry, or what is signed; takes effect everywhere within a second."""
     before = await service.get(session, principal, key_id, lock=True)
     check_if_match(request, before["version"])
     row = await service.change(session, principal, before, body)
@@ -79,7 +79,8 @@ async def reroll_api_key(
 ) -> Response:
     """Make a key's successor; the old one goes on working for ``overlap_seconds``.
 
-    It has the same signature policy, and copies of the signing keys: the same secrets under ids of their own.
+    It has the same signature policy, its answers are signed if the old one's are, and it has copies of the signing keys:
+    the same secrets under ids of their own.
     """
     before = await service.get(session, principal, key_id, lock=True)
     check_if_match(request, before["version"])

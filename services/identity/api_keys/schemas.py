@@ -20,6 +20,10 @@ _POLICY = (
     "whether requests must be signed: v1 as RFC 9421 says, v0 by the older scheme, both by either; needs a signing key "
     "(v0 and both: of hmac-sha256)"
 )
+_ANSWERS = (
+    "whether answers are signed as RFC 9421 says, whatever signature_policy is: with the shared secret that signed the "
+    "request, or else the newest; where there is none, with the key of /.well-known/guardian-answer-key. Needs a signing key"
+)
 THIRTY_DAYS = 30 * 86_400
 
 
@@ -38,6 +42,7 @@ class ApiKeyChange(Input):
     scopes: Scopes = Field(default_factory=list)
     expires_at: Moment | None = Field(None, description="null: never")
     signature_policy: Annotated[SignaturePolicy, Field(description=_POLICY)] = omitted()
+    sign_answers: Annotated[bool, Field(description=_ANSWERS)] = omitted()
 
 
 class ApiKeyReroll(Input):
@@ -63,6 +68,7 @@ class ApiKey(BaseModel):
     overlap_ends_at: datetime | None = Field(description="a replaced key works until then")
     last_used_at: datetime | None = Field(description="a minute coarse")
     signature_policy: SignaturePolicy = Field(description=_POLICY)
+    sign_answers: bool = Field(description=_ANSWERS)
     version: Version
     created_at: datetime
     updated_at: datetime

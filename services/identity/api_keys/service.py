@@ -29,6 +29,7 @@ async def create(
     *,
     rotated_from: UUID | None = None,
     signature_policy: SignaturePolicy = "off",
+    sign_answers: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Store a key; the row, and the text that nobody will see again.
 
@@ -52,6 +53,7 @@ async def create(
         "overlap_ends_at": None,
         "last_used_at": None,
         "signature_policy": signature_policy,
+        "sign_answers": sign_answers,
         "version": 1,
         "created_at": now,
         "updated_at": now,
@@ -73,10 +75,10 @@ async def get(session: Session, principal: Principal, key_id: UUID, *, lock: boo
 
 
 async def change(session: Session, principal: Principal, before: Record, body: ApiKeyChange) -> Record:
-    """Change a locked key; raises ``Conflict`` for one that is revoked, or could not meet its signature policy.
+    """Change a locked key; raises ``Conflict`` for one that is revoked, or has no signing key for what it asks.
 
     Raises ``Forbidden`` (``scopes_exceed_caller``) when a key that may more than the caller would get other scopes,
-    live longer or have another signature policy. Ending it sooner only takes power away, as revoking does.
+    live longer, or other things signed. Ending it sooner only takes power away, as revoking does.
     """
     rules.require_alive(before)
     wanted = body.model_dump(exclude_unset=True)
@@ -87,10 +89,12 @@ async def change(session: Session, principal: Principal, before: Record, body: A
     if "expires_at" in changed:
         rules.check_expiry(changed["expires_at"])
     lengthened = "expires_at" in changed and rules.outlives(changed["expires_at"], before["expires_at"])
-    if lengthened or {"scopes", "signature_policy"} & changed.keys():
+    if lengthened or {"scopes", "signature_policy", "sign_answers"} & changed.keys():
         rules.check_covers(principal, before["scopes"])
     if "signature_policy" in changed:
         await signing_keys.check_policy(session, principal, before, changed["signature_policy"])
+    if changed.get("sign_answers"):
+        await signing_keys.check_answers(session, principal, before)
     if not changed:
         return before
     changes = {name: {"before": _plain(before[name]), "after": _plain(value)} for name, value in changed.items()}
@@ -121,15 +125,17 @@ async def reroll(
 ) -> tuple[dict[str, Any], str]:
     """Make a successor of a locked key, which goes on working for the overlap; raises ``Conflict``.
 
-    The successor asks for the same signatures: it has the policy, and copies of the signing keys that work.
+    The successor has the same signed: it has the policy, the option for answers, and copies of the signing keys that work.
     """
     rules.require_alive(before)
     if before["replaced_by"] is not None:
         raise Conflict("The key has a successor already; reroll that one.", code="already_rerolled")
     expires_at = body.expires_at if "expires_at" in body.model_fields_set else before["expires_at"]
     again = ApiKeyCreate(name=before["name"], scopes=before["scopes"], mode=before["mode"], expires_at=expires_at)
-    policy: SignaturePolicy = before["signature_policy"]
-    row, text = await create(session, principal, again, rotated_from=before["id"], signature_policy=policy)
+    row, text = await create(
+        session, principal, again, rotated_from=before["id"],
+        signature_policy=before["signature_policy"], sign_answers=before["sign_answers"],
+    )  # fmt: skip
     await signing_keys.copy(session, vault, principal, before["id"], row["id"])
     ends_at = clock.now() + timedelta(seconds=body.overlap_seconds)
     old = await _write(session, principal, before, {"replaced_by": row["id"], "overlap_ends_at": ends_at})

@@ -92,7 +92,7 @@ async def revoke(session: Session, principal: Principal, api_key: Record, before
     """Make a key worthless for good; revoking it again changes nothing.
 
     Raises ``Conflict`` (``signing_key_in_use``) for the last one that meets the API key's policy: its requests would
-    all be refused from then on.
+    all be refused from then on; and for the last of all while answers are signed.
     """
     if before["revoked_at"] is not None:
         return
@@ -100,10 +100,12 @@ async def revoke(session: Session, principal: Principal, api_key: Record, before
     rest = [row for row in alive if row["id"] != before["id"]]
     policy: SignaturePolicy = api_key["signature_policy"]
     needed = can_be_signed(policy, _algorithms(alive)) and not can_be_signed(policy, _algorithms(rest))
-    if needed and api_key["revoked_at"] is None:
+    answering = api_key["sign_answers"] and bool(alive) and not rest
+    if (needed or answering) and api_key["revoked_at"] is None:
+        what = ("requests must be signed", "signature_policy") if needed else ("answers are signed", "sign_answers")
         raise Conflict(
-            "The API key's requests must be signed, and no other key can sign them. Rotate this one (overlap_seconds: "
-            "0 ends it at once), or turn signature_policy off.",
+            f"The API key's {what[0]}, and it has no other key for that. Rotate this one (overlap_seconds: 0 ends it at "
+            f"once), or turn {what[1]} off.",
             code="signing_key_in_use",
         )
     await _end(session, principal, before, "revoked")
@@ -117,6 +119,12 @@ async def check_policy(session: Session, principal: Principal, api_key: Record, 
             "The API key has no signing key that this policy takes (v0 and both: hmac-sha256); make one first.",
             code="no_signing_key",
         )
+
+
+async def check_answers(session: Session, principal: Principal, api_key: Record) -> None:
+    """Raise ``Conflict`` (``no_signing_key``) unless the API key has a signing key that works, of either kind."""
+    if not await _alive(session, principal, api_key["id"]):
+        raise Conflict("The API key has no signing key; make one before its answers are signed.", code="no_signing_key")
 
 
 async def copy(session: Session, vault: Vault, principal: Principal, source: UUID, target: UUID) -> None:

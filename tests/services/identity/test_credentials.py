@@ -73,6 +73,7 @@ class TestResolveApiKey:
             "on_behalf_of": owner.principal.user_id,
             "mode": "test",
             "signature_policy": "off",
+            "sign_answers": False,
             "signing_keys": [],
         }
 
@@ -87,13 +88,14 @@ class TestResolveApiKey:
         await owner.http.delete(f"{path}/{revoked['id']}")
         with use_clock(FixedClock(datetime(2026, 1, 15, 12, tzinfo=UTC))):  # long ago for the database
             await owner.http.post(path, json={"expires_in": 60})
-        await owner.http.patch(f"/v1/api-keys/{made['id']}", json={"signature_policy": "both"})
+        await owner.http.patch(f"/v1/api-keys/{made['id']}", json={"signature_policy": "both", "sign_answers": True})
         row = await resolve_key(gateway, made["public_id"])
         assert row is not None
         found = row["signing_keys"]
         material = b64decode(found[0].pop("material"), validate=True)
-        assert (row["signature_policy"], found) == (
+        assert (row["signature_policy"], row["sign_answers"], found) == (
             "both",
+            True,
             [
                 {"id": secret["id"], "algorithm": "hmac-sha256", "expires_at": 4102444800},
                 {"id": pair["id"], "algorithm": "ed25519", "expires_at": None, "material": PUBLIC_KEY},
@@ -238,6 +240,8 @@ class TestNotifications:
         successor = await owner.http.post(f"{path}/signing-keys/{signing['id']}/rotate", json={})
         assert (successor.status_code, set(await heard())) == (201, {key})
         await owner.http.patch(path, json={"signature_policy": "v1"})
+        assert await heard() == [key]
+        await owner.http.patch(path, json={"sign_answers": True})
         assert await heard() == [key]
         await owner.http.delete(f"{path}/signing-keys/{signing['id']}")
         assert await heard() == [key]

@@ -15,6 +15,7 @@ depends_on = None
 _TABLES = [
     """ALTER TABLE identity.api_keys
   ADD COLUMN signature_policy text NOT NULL DEFAULT 'off' CHECK (signature_policy IN ('off', 'v0', 'both', 'v1')),
+  ADD COLUMN sign_answers boolean NOT NULL DEFAULT false,
   ADD CONSTRAINT api_keys_organization_id_id_key UNIQUE (organization_id, id)""",
     # The material is a secret, sealed (shared/vault.py), or the 32 bytes of a public key.
     """CREATE TABLE identity.signing_keys (
@@ -41,12 +42,13 @@ _TABLES = [
 _RESOLVE_API_KEY = """CREATE FUNCTION identity.resolve_api_key(the_public_id text)
 RETURNS TABLE (public_id text, secret_sha256 bytea, organization_id uuid, actor_id text, actor_type text,
   scopes text[], expires_at timestamptz, disabled boolean, on_behalf_of uuid, mode text, signature_policy text,
-  signing_keys jsonb)
+  sign_answers boolean, signing_keys jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, identity, pg_temp AS $$
   SELECT k.public_id, k.secret_sha256, k.organization_id, k.id::text, 'api_key',
     -- Never more than its creator may do today.
     ARRAY(SELECT s FROM unnest(k.scopes) AS s WHERE s = ANY (r.scopes)),
     least(k.expires_at, k.overlap_ends_at), k.revoked_at IS NOT NULL, k.created_by, k.mode, k.signature_policy,
+    k.sign_answers,
     coalesce((
       -- encode() breaks its lines.
       SELECT jsonb_agg(jsonb_build_object('id', g.id, 'algorithm', g.algorithm,

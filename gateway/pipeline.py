@@ -51,7 +51,8 @@ class Pipeline:
             raise ValueError(f"routes lead to services that are not there: {', '.join(sorted(missing))}")
         self.upstreams = dict(upstreams)
         self.guards = {service: Guard() for service in self.upstreams}
-        self.shedder = Shedder()
+        bulkheads = [guard.bulkhead for guard in self.guards.values()]
+        self.shedder = Shedder(lambda: sum(each.inside + each.waiting for each in bulkheads))
         self.operations = operations
         self.table = table
         self.authenticator = authenticator

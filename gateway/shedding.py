@@ -18,6 +18,7 @@ from shared.limits.policies import Operation
 TARGET_SECONDS = 0.02
 TICK_SECONDS = 0.02
 BURST_SECONDS = 0.15
+BUSY = 16
 _ALPHA, _BETA = 0.25, 2.5
 """What a second of lateness, and of more lateness than before, adds to the share at each look."""
 _random = random.Random()  # noqa: S311 (which request is refused is no secret)
@@ -43,9 +44,14 @@ def priority_of(service: str, operation: Operation | None) -> Priority:
 
 
 class Shedder:
-    """``share`` of interactive requests is refused now; ``lateness`` is that of the last look, in seconds."""
+    """``share`` of interactive requests is refused now; ``lateness`` is that of the last look, in seconds.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    ``busy`` says how many requests services work on or are waited for; below ``BUSY`` it is somebody else who takes the
+    processor's time, and refusing would help nobody.
+    """
+
+    def __init__(self, busy: Callable[[], int], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._busy = busy
         self._clock = clock
         self._allowance = BURST_SECONDS
         self._timer: asyncio.TimerHandle | None = None
@@ -87,5 +93,5 @@ class Shedder:
 
     def _look(self, due: float) -> None:
         now = self._clock()
-        self.observe(max(0.0, now - due))
+        self.observe(max(0.0, now - due) if self._busy() >= BUSY else 0.0)
         self._look_at(now + TICK_SECONDS)

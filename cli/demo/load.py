@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -31,6 +31,8 @@ from services.identity.api_keys.schemas import ApiKeyCreate
 from services.identity.domain import ALL_SCOPES, DataRegion
 from services.identity.organizations import service as organization_service
 from services.identity.passwords import hash_password
+from services.identity.signing_keys import service as signing_keys
+from services.identity.signing_keys.schemas import SigningKeyCreate
 from shared import clock
 from shared.auth import Principal
 from shared.auth.principal import ANONYMOUS
@@ -38,6 +40,7 @@ from shared.clock import FixedClock, use_clock
 from shared.db import Database, Session
 from shared.http import PageParams
 from shared.settings import Settings
+from shared.vault import SIGNING_KEYS, Vault
 
 CREDENTIALS_FILE = "demo-credentials.json"
 """Beside ``demo.json``: what the platform shows once and a restart must show again."""
@@ -61,6 +64,12 @@ _FIRST = _Plan("Quillmoor Instruments", "eu", "quillmoor.example", TEAM)
 _SECOND = _Plan("Tinderbrook Studio", "us", "tinderbrook.example", ("Theo Marlow",))
 
 
+class _Keys(NamedTuple):
+    api_key: str
+    signing_key_id: str
+    signing_secret: str
+
+
 @dataclass(frozen=True, slots=True)
 class DemoOrganization:
     """One organisation of the demonstration, with what it takes to use it."""
@@ -73,7 +82,9 @@ class DemoOrganization:
     api_key: str
     founded: datetime
     """Its history begins then and ends a year later, which is when it was loaded."""
-    signing_secret: str | None = None
+    signing_key_id: str
+    signing_secret: str
+    """The API key may sign with it, and need not."""
 
 
 async def organizations(settings: Settings) -> list[DemoOrganization]:
@@ -115,7 +126,7 @@ async def history(settings: Settings, organization: DemoOrganization, size: Size
 
 def describe(base_url: str, pid: int, organizations: Sequence[DemoOrganization]) -> str:
     """The text of ``demo.json``."""
-    shown = ("id", "name", "email", "password", "api_key", "signing_secret")
+    shown = ("id", "name", "email", "password", *_Keys._fields)
     described = [{name: getattr(each, name) for name in shown} for each in organizations]
     return json.dumps({"base_url": base_url, "pid": pid, "organizations": described}, default=str, indent=2) + "\n"
 
@@ -140,7 +151,7 @@ def _remembered(organization: DemoOrganization) -> dict[str, str]:
     return {
         "organization_id": str(organization.id),
         "password": organization.password,
-        "api_key": organization.api_key,
+        **{name: getattr(organization, name) for name in _Keys._fields},
     }
 
 
@@ -154,13 +165,15 @@ async def _find(
             return None
         anywhere = _acting(owner["id"], ANONYMOUS.organization_id)
         first = (await organization_service.page(session, anywhere, PageParams(limit=1)))[0]
-        remembered = known.get(email, {})
-        if remembered.get("organization_id") == str(first["id"]):
-            password, key = remembered["password"], remembered["api_key"]
-        else:
-            # The process ended between the sign-up and writing the key down, or the home is another one.
-            password, key = _password(settings, email), await _new_key(session, owner["id"], first["id"])
-    return DemoOrganization(first["id"], owner["id"], first["name"], email, password, key, first["created_at"])
+    remembered = known.get(email, {})
+    if remembered.get("organization_id") == str(first["id"]) and remembered.keys() >= set(_Keys._fields):
+        password, keys = remembered["password"], _Keys(*(remembered[name] for name in _Keys._fields))
+    else:
+        # The process ended between the sign-up and writing the keys down, or the home is another one, or older.
+        password, keys = _password(settings, email), await _new_keys(database, settings, owner["id"], first["id"])
+    return DemoOrganization(
+        first["id"], owner["id"], first["name"], email, password, founded=first["created_at"], **keys._asdict()
+    )
 
 
 async def _sign_up(database: Database, settings: Settings, plan: _Plan) -> DemoOrganization:
@@ -175,14 +188,21 @@ async def _sign_up(database: Database, settings: Settings, plan: _Plan) -> DemoO
                 data_region=plan.region, name=plan.team[0], email=email, password_hash=password_hash, verified=True,
             )  # fmt: skip
             organization_id, owner_id = signed_up.organization["id"], signed_up.user["id"]
-            key = await _new_key(session, owner_id, organization_id)
-    return DemoOrganization(organization_id, owner_id, plan.name, email, password, key, founded)
+        keys = await _new_keys(database, settings, owner_id, organization_id)
+    return DemoOrganization(
+        organization_id, owner_id, plan.name, email, password, founded=founded, **keys._asdict()
+    )  # fmt: skip
 
 
-async def _new_key(session: Session, owner_id: UUID, organization_id: UUID) -> str:
-    body = ApiKeyCreate(name="Demo", scopes=sorted(ALL_SCOPES))
-    _, text = await api_keys.create(session, _acting(owner_id, organization_id), body)
-    return text
+async def _new_keys(database: Database, settings: Settings, owner_id: UUID, organization_id: UUID) -> _Keys:
+    owner, body = _acting(owner_id, organization_id), ApiKeyCreate(name="Demo", scopes=sorted(ALL_SCOPES))
+    vault = Vault(settings.derive_key(SIGNING_KEYS))
+    async with database.transaction(organization_id) as session:
+        row, text = await api_keys.create(session, owner, body)
+        signing, secret = await signing_keys.create(session, vault, owner, row, SigningKeyCreate())
+    if secret is None:
+        raise RuntimeError("a shared secret was not shown when it was made")
+    return _Keys(text, str(signing["id"]), secret)
 
 
 async def _team(database: Database, settings: Settings, organization: DemoOrganization) -> list[UUID]:

@@ -312,8 +312,9 @@ async def test_what_programs_read_is_complete(platform: Settings) -> None:
     assert (described["base_url"], described["pid"]) == ("http://127.0.0.1:8080", 42)
     assert len(described["organizations"]) == 2
     for shown, made in zip(described["organizations"], organizations, strict=True):
-        assert set(shown) == {"id", "name", "email", "password", "api_key", "signing_secret"}
+        assert set(shown) == {"id", "name", "email", "password", "api_key", "signing_key_id", "signing_secret"}
         assert UUID(shown["id"]) == made.id
-        assert shown["signing_secret"] is None
+        assert UUID(shown["signing_key_id"]) != made.id
+        assert shown["signing_secret"] == made.signing_secret
         assert shown["api_key"].startswith("gdn_live_")
         assert len(shown["password"]) >= 12

@@ -73,14 +73,18 @@ bench-gateway: .venv/.stamp-dev ## What a signed request costs beside Caddy, ngi
 	@$(BIN)/python -m tests.bench.gateway $(ARGS)
 
 ##@ Break it
-.PHONY: chaos-events chaos-limiter
+.PHONY: chaos-events chaos-limiter chaos-gateway
 SEEDS ?= 1-10
+chaos-gateway: SEEDS = 1-5
 BUS ?= both
 chaos-events: .venv/.stamp-dev ## Kill everything that carries events and show that none is lost (SEEDS=1-10, BUS=postgres|kafka|both)
 	@$(BIN)/python -m tests.chaos.events --seeds $(SEEDS) --bus $(BUS) $(ARGS)
 
 chaos-limiter: .venv/.stamp-dev ## Break everything that enforces limits and show that none is passed (SEEDS=1-10, ARGS="--mutant return-twice")
 	@$(BIN)/python -m tests.chaos.limiter --seeds $(SEEDS) $(ARGS)
+
+chaos-gateway: .venv/.stamp-dev ## Break everything around two gateways, overload them, hold them up (SEEDS=1-5, ARGS="--part a,b,c --mutant ignore-keys")
+	@$(BIN)/python -m tests.chaos.gateway --seeds $(SEEDS) $(ARGS)
 
 # Stamps make an up-to-date environment cost nothing.
 .venv/.stamp-base: requirements/base.txt pyproject.toml deploy/scripts/install.sh

@@ -15,7 +15,7 @@ from itertools import count
 from gateway.problems import Overloaded, UpstreamUnavailable
 from gateway.shedding import Priority
 
-AT_ONCE = 64
+AT_ONCE = 40
 PATIENCE_SECONDS, CONGESTED_SECONDS = 1.0, 0.1
 """How long a request waits for its turn; and how long, once there was a queue of more than that for ``STANDING_SECONDS``."""
 STANDING_SECONDS = 0.5
@@ -43,6 +43,11 @@ class Bulkhead:
     def waiting(self) -> int:
         """Requests that wait."""
         return len(self._queue)
+
+    @property
+    def present(self) -> int:
+        """Requests inside, and those that wait."""
+        return self.inside + len(self._queue)
 
     def try_enter(self, priority: Priority) -> bool:
         """Take a place if there is one and nobody waits for it."""

@@ -51,8 +51,7 @@ class Pipeline:
             raise ValueError(f"routes lead to services that are not there: {', '.join(sorted(missing))}")
         self.upstreams = dict(upstreams)
         self.guards = {service: Guard() for service in self.upstreams}
-        bulkheads = [guard.bulkhead for guard in self.guards.values()]
-        self.shedder = Shedder(lambda: sum(each.inside + each.waiting for each in bulkheads))
+        self.shedder = Shedder(lambda: sum(guard.bulkhead.present for guard in self.guards.values()))
         self.operations = operations
         self.table = table
         self.authenticator = authenticator

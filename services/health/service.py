@@ -26,6 +26,9 @@ from shared.ids import NIL, new_id
 
 KEPT_SECONDS = 1.0
 """How long a report is given again, so that asking often does not load the services."""
+STALE_SECONDS, WAIT_SECONDS = 5.0, 0.02
+"""How long it is given while the next one is being made, to those who have waited so long for that: a service that is
+slow to say how it is doing must not make its watchers slow."""
 DEADLINE_SECONDS = 2.0
 
 
@@ -34,20 +37,31 @@ class Monitor:
 
     def __init__(self, clients: Mapping[str, ServiceClient]) -> None:
         self._clients = clients
-        self._lock = asyncio.Lock()
         self._report: Health | None = None
         self._made = 0.0
+        self._making: asyncio.Task[Health] | None = None
 
     async def report(self) -> Health:
-        """The present state of every part, at most ``KEPT_SECONDS`` old."""
-        async with self._lock:
-            if self._report is None or time.monotonic() - self._made > KEPT_SECONDS:
-                self._report = assess(await self._observe())
-                self._made = time.monotonic()
-            return self._report
+        """The state of every part, at most ``KEPT_SECONDS`` old; ``STALE_SECONDS`` while the next report takes its time."""
+        last, age = self._report, time.monotonic() - self._made
+        if last is not None and age <= KEPT_SECONDS:
+            return last
+        if self._making is None or self._making.done():
+            self._making = asyncio.create_task(self._make(), name="health-report")
+        waiting = WAIT_SECONDS if last is not None and age <= STALE_SECONDS else None
+        done, _ = await asyncio.wait({self._making}, timeout=waiting)
+        return self._making.result() if done or last is None else last
+
+    async def _make(self) -> Health:
+        self._report = report = assess(await self._observe())
+        self._made = time.monotonic()
+        return report
 
     async def stop(self) -> None:
-        """Close the connections to the services."""
+        """Ask nobody any more, and close the connections to the services."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait({self._making})
         for client in self._clients.values():
             await client.close()
 

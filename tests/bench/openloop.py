@@ -8,6 +8,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+Answer = tuple[int, bytes, bytes]
+"""Status, head and content."""
+Seen = Callable[[Answer, float], None]
+"""Is told of each answer, and the seconds since it was due."""
+
 
 @dataclass(slots=True)
 class Result:
@@ -34,21 +39,21 @@ class _Connection:
         self.reader = reader
         self.writer = writer
 
-    async def ask(self, raw: bytes) -> int:
+    async def ask(self, raw: bytes) -> Answer:
         self.writer.write(raw)
         head = await self.reader.readuntil(b"\r\n\r\n")
         at = head.lower().index(b"content-length:")
         length = int(head[at + 15 : head.index(b"\r\n", at)])
-        if length:
-            await self.reader.readexactly(length)
-        return int(head[9:12])
+        content = await self.reader.readexactly(length) if length else b""
+        return int(head[9:12]), head, content
 
 
 class Generator:
     """Sends raw HTTP/1.1 requests to one port of this machine over up to ``connections`` kept connections."""
 
-    def __init__(self, port: int, connections: int = 64) -> None:
+    def __init__(self, port: int, connections: int = 64, *, seen: Seen | None = None) -> None:
         self.port = port
+        self._seen = seen
         self._free: asyncio.LifoQueue[_Connection] = asyncio.LifoQueue()
         self._room = connections
 
@@ -79,19 +84,22 @@ class Generator:
 
     async def _one(self, raw: bytes, due: float, result: Result) -> None:
         try:
-            status = await self._ask(raw)
+            answer = await self._ask(raw)
         except (OSError, EOFError):
             result.failed += 1
             return
-        result.latencies.append(asyncio.get_running_loop().time() - due)
-        if status >= 300:
+        seconds = asyncio.get_running_loop().time() - due
+        result.latencies.append(seconds)
+        if self._seen is not None:
+            self._seen(answer, seconds)
+        if answer[0] >= 300:
             result.failed += 1
 
-    async def _ask(self, raw: bytes) -> int:
+    async def _ask(self, raw: bytes) -> Answer:
         while True:
             connection, kept = await self._acquire()
             try:
-                status = await connection.ask(raw)
+                answer = await connection.ask(raw)
             except (OSError, EOFError):
                 connection.writer.close()
                 self._room += 1
@@ -99,7 +107,7 @@ class Generator:
                     raise
                 continue  # the server closed a connection it had kept long enough: any client opens another
             self._free.put_nowait(connection)
-            return status
+            return answer
 
     async def _acquire(self) -> tuple[_Connection, bool]:
         if self._free.empty() and self._room > 0:

@@ -122,7 +122,7 @@ class _Connection:
             async with asyncio.TaskGroup() as group:
                 for link in self._links:
                     group.create_task(link.run())
-        except* (OSError, asyncio.CancelledError):
+        except* (OSError, RuntimeError, asyncio.CancelledError):  # RuntimeError: uvloop, writing to a closed transport
             self.end(reset=True)  # a side that went is gone for the other one too
         finally:
             for name in list(self._beside):
@@ -150,7 +150,7 @@ class _Connection:
         for writer in self._writers:
             made = writer.get_extra_info("socket")
             if reset and made is not None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ValueError):  # uvloop's socket of a closed transport has no number
                     made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             writer.transport.abort() if reset else writer.close()
         if self._task is not None and self._task is not asyncio.current_task():

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from services.audit import app as audit
 from services.crm.events import ContactDeleted, ContactUpdated
+from services.health import service
 from services.health.app import create_app
 from services.health.schemas import Health
 from shared.auth import IdentitySigner, Principal
@@ -264,6 +265,30 @@ async def test_those_who_ask_at_once_share_a_report(settings: Settings) -> None:
     first, second = await asyncio.gather(monitor.report(), monitor.report())
     assert first is second
     assert await monitor.report() is first
+
+
+async def test_a_slow_service_makes_nobody_slow_who_watches(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = Page(settings, {}).app.app.state.monitor
+    first = await monitor.report()
+    goes_on = asyncio.Event()
+
+    async def observe() -> list[Any]:
+        await goes_on.wait()
+        return []
+
+    monkeypatch.setattr(monitor, "_observe", observe)
+    monitor._made -= service.KEPT_SECONDS + 0.1
+    assert await monitor.report() is first, "the next report is being made"
+    monitor._made -= service.STALE_SECONDS
+    waiting = asyncio.create_task(monitor.report())
+    done, _ = await asyncio.wait({waiting}, timeout=5 * service.WAIT_SECONDS)
+    assert not done, "what is too old is no answer"
+    goes_on.set()
+    assert await waiting is not first
+    assert await monitor.report() is await waiting
+    await monitor.stop()
 
 
 async def test_only_the_monitor_may_ask_a_service_for_its_status(platform: Platform) -> None:

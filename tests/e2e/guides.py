@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
@@ -22,9 +23,13 @@ def said(platform: RunningPlatform, guide: str, without: Collection[str] = ()) -
             script += re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GUARDIAN_")}
     environment |= {"GUARDIAN_HOME": str(platform.home), "GUARDIAN_PORT": str(platform.port)}
-    shell = subprocess.run(
-        ["bash"], input="\n".join(script), env=environment, cwd=Path(ROOT), capture_output=True, text=True, check=False
-    )
+    # A folder of its own, because the commands write files and other tests run them at the same time.
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ROOT.iterdir():
+            (Path(folder) / path.name).symlink_to(path)
+        shell = subprocess.run(
+            ["bash"], input="\n".join(script), env=environment, cwd=folder, capture_output=True, text=True, check=False
+        )
     assert shell.returncode == 0, shell.stderr
     parts = shell.stdout.split(_MARK)[1:]
     return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts}

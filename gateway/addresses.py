@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -96,3 +96,15 @@ def _without_port(hop: str) -> str:
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
+
+
+def origin_of(
+    peer: str, trusted: tuple[Network, ...], noted: Mapping[bytes, bytes], *, secure: bool
+) -> tuple[str, bool]:
+    """Whose request it is, and whether it came by https: as the connection says, or the proxies that are trusted."""
+    if not trusted or not within(peer, trusted):
+        return peer, secure
+    forwarded = noted.get(b"forwarded")
+    proto = forwarded_proto(forwarded, noted.get(b"x-forwarded-proto"))
+    client = client_of(peer, trusted, forwarded, noted.get(b"x-forwarded-for"))
+    return client, proto == "https" if proto else secure

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.headers import WITHOUT_CONTENT
 from shared.signing import answers
 from shared.signing.keys import PrivateKey
 from shared.signing.message import Message
@@ -32,7 +33,6 @@ MOST_CONTENT = 1 << 20
 """Bytes of an answer that are held in memory until all of it is there."""
 UNSIGNED = b"guardian-answer-unsigned"
 _OURS = frozenset({b"content-digest", b"signature", b"signature-input", UNSIGNED})
-_BODILESS = (204, 304)
 
 
 def platform_key(settings: Settings) -> PrivateKey:
@@ -121,7 +121,7 @@ class Seal:
         return b"content-length" if int(fields.get(b"content-length", b"0")) > MOST_CONTENT else None
 
     def _bodiless(self) -> bool:
-        return self._scope["method"] == "HEAD" or self._start["status"] in _BODILESS
+        return self._scope["method"] == "HEAD" or self._start["status"] in WITHOUT_CONTENT
 
     async def _let_go(self, reason: bytes) -> None:
         start, self._start = self._start, None

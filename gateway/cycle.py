@@ -11,6 +11,7 @@ import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from gateway.headers import WITHOUT_CONTENT
 from gateway.problems import UpstreamAborted
 from gateway.rendering import problem_answer
 from shared.errors import Problem
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode()) for status in HTTPStatus}
 _TEXT = bytes(each for each in range(256) if each == 0x09 or (each >= 0x20 and each != 0x7F))
 """What a field may consist of (RFC 9110 §5.5); the rest of a head must be its line ends."""
-_BODILESS = (204, 304)
 
 
 class Cycle:
@@ -143,7 +143,7 @@ class Cycle:
         if not self.keep_alive:
             pairs.append((b"connection", b"close"))
         length = fields.get(b"content-length")
-        if self.scope["method"] == "HEAD" or status in _BODILESS:
+        if self.scope["method"] == "HEAD" or status in WITHOUT_CONTENT:
             self._left = 0
         elif length is None:
             self.chunked = True

@@ -23,7 +23,7 @@ from gateway.shedding import Priority, priority_of
 from gateway.stages import Call, replayed
 from gateway.trace import Trace, request_id_of
 from gateway.upstream import GATHERED_BYTES, HttpUpstream, Request
-from shared.auth import IDENTITY_HEADER, TIMEOUT_HEADER, Claims, Principal
+from shared.auth import IDENTITY_HEADER, Claims, Principal
 from shared.auth.principal import ANONYMOUS
 from shared.errors import (
     BadRequest,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.credentials import Credential
     from gateway.cycle import Cycle
     from gateway.edge import Pair
+    from gateway.guards import Guard
     from gateway.pipeline import Pipeline
     from gateway.routing import Route
     from gateway.stages import Content
@@ -57,6 +58,7 @@ class Exchange(Answering):
         "_content",
         "_ended",
         "_forwarded_at",
+        "_place",
         "_priority",
         "_raw_receive",
         "_reading",
@@ -81,6 +83,7 @@ class Exchange(Answering):
         self._verdict: Problem | None = None
         self._content: Content | None = None
         self._seal: Seal | None = None  # takes the place of _raw_send where answers are signed
+        self._place: Guard | None = None
         self._priority = Priority.INTERACTIVE
         self.service = "gateway"
         self.client = ""
@@ -149,24 +152,14 @@ class Exchange(Answering):
         self.request_id = request_id_of(noted.get(b"x-request-id"))
         core.guard.check_host(noted.get(b"host"))
         core.guard.check_path(scope.get("raw_path") or scope["path"].encode())
-        self._find_client()
+        peer = scope["client"]
+        self.client, self.secure = addresses.origin_of(peer[0] if peer else "", core.trusted, noted, secure=self.secure)
         length = noted.get(b"content-length")
         if length is not None:
             self._expect_body(length)
         elif b"transfer-encoding" in noted:
             self._body_left = core.max_body_bytes
             self.headers.append((b"transfer-encoding", b"chunked"))  # the protocol lets no other coding pass
-
-    def _find_client(self) -> None:
-        peer = self.scope["client"]
-        self.client = peer[0] if peer else ""
-        trusted = self.core.trusted
-        if trusted and addresses.within(self.client, trusted):
-            noted = self.noted
-            forwarded = noted.get(b"forwarded")
-            proto = addresses.forwarded_proto(forwarded, noted.get(b"x-forwarded-proto"))
-            self.secure = proto == "https" if proto else self.secure
-            self.client = addresses.client_of(self.client, trusted, forwarded, noted.get(b"x-forwarded-for"))
 
     def _expect_body(self, length: bytes) -> None:
         if not length.isdigit():
@@ -214,12 +207,14 @@ class Exchange(Answering):
         self._task = task = asyncio.current_task() if cycle is None else cycle.task
         if more:  # what comes slowly must not take a place from what is here
             guard.breaker.check()
-        elif not guard.try_enter(self._priority):
-            await guard.enter(self._priority)
+        else:
+            if not guard.try_enter(self._priority):
+                await guard.enter(self._priority)
+            self._place = guard
         self._forwarded_at = now = time.perf_counter()
         core.deadlines.add(self, now + core.timeout)
         if not more:  # while content comes, nobody can know how long the rest of it takes
-            self.headers.append((TIMEOUT_HEADER, b"%d" % (1000 * (core.timeout - now + self.started))))
+            self.headers.append(core.patience)
         caller = None if credential is None else credential.caller
         limited = self.client if caller is None else caller.organization_id
         failure: BaseException | None = None
@@ -232,7 +227,8 @@ class Exchange(Answering):
         except Exception as error:
             failure = error
         finally:
-            guard.leave(time.perf_counter(), answered=self._was_answered(failure), entered=not more)
+            self._leave()
+            guard.judge(time.perf_counter(), answered=self._was_answered(failure))
         if self._verdict is not None and task is not None:
             task.uncancel()
         if not self.complete:
@@ -252,6 +248,12 @@ class Exchange(Answering):
             scope["guardian.caller"] = limited
             receive = self._raw_receive if self._body_left < 0 else replayed(content, self.receive, more=more)
             await upstream(scope, receive, self.send)
+
+    def _leave(self) -> None:
+        """Give the place at the service back: when its answer begins, for how long that takes is its reader's affair."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.bulkhead.leave()
 
     def _was_answered(self, failure: BaseException | None) -> bool | None:
         """Whether the service answered at all; None when it was not its turn to, or the client did not wait."""
@@ -386,6 +388,7 @@ class Exchange(Answering):
             return
         if message["type"] == "http.response.start":
             self.core.deadlines.remove(self)
+            self._leave()
             message = self.start(message["status"], message.get("headers", ()), self._forwarded_at)
         elif not message.get("more_body", False):
             await self._raw_send(message)

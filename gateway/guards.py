@@ -171,7 +171,7 @@ class Guard:
         self.breaker = Breaker()
 
     def try_enter(self, priority: Priority) -> bool:
-        """Let a request pass to the service at once, if nothing is in its way. ``leave`` must follow."""
+        """Let a request pass to the service at once, if nothing is in its way. ``bulkhead.leave`` must follow."""
         return not self.breaker.is_open and self.bulkhead.try_enter(priority)
 
     async def enter(self, priority: Priority) -> None:
@@ -179,10 +179,8 @@ class Guard:
         self.breaker.check()
         await self.bulkhead.enter(priority)
 
-    def leave(self, now: float, *, answered: bool | None, entered: bool = True) -> None:
-        """The request is over. ``answered`` None: it says nothing about the service; ``entered``: it held a place."""
-        if entered:
-            self.bulkhead.leave()
+    def judge(self, now: float, *, answered: bool | None) -> None:
+        """Whether a request was answered; None: it says nothing about the service."""
         if answered:
             self.breaker.succeeded(now)
         elif answered is not None:

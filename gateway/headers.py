@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from gateway.edge import Pair
 from shared.settings import Settings
 
+WITHOUT_CONTENT = (204, 304)
+"""Statuses whose answers have none (RFC 9110 §6.4.1)."""
 _REPLACED = (
     "connection keep-alive proxy-connection te trailer transfer-encoding upgrade proxy-authenticate "
     "server date x-powered-by guardian-identity guardian-answer-unsigned x-request-id traceparent tracestate "

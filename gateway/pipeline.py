@@ -25,7 +25,7 @@ from gateway.routing import RoutingTable
 from gateway.shedding import Shedder
 from gateway.stages import QuotaGate, SignatureVerifier
 from gateway.trace import Tracing
-from shared.auth import Claims, IdentitySigner
+from shared.auth import TIMEOUT_HEADER, Claims, IdentitySigner
 from shared.settings import Settings
 
 
@@ -69,9 +69,9 @@ class Pipeline:
         self.trusted = parse_networks(settings.trusted_proxies)
         self.max_body_bytes = settings.max_body_bytes
         self.timeout = settings.request_timeout_seconds
+        self.patience = (TIMEOUT_HEADER, b"%d" % (1000 * self.timeout))
         self.anonymous: dict[str, Claims] = {}
-        self.deadlines = Deadlines()
-        self.in_flight = 0
+        self.deadlines, self.in_flight = Deadlines(), 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.in_flight += 1

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import httptools
 
 from gateway.edge import Pair, without_named
+from gateway.headers import WITHOUT_CONTENT
 
 HEAD_BYTES = 65_536
 """The longest head of an answer, together with the interim answers before it."""
@@ -27,7 +28,6 @@ HELD_BYTES = 65_536
 HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection proxy-authenticate te trailer transfer-encoding upgrade".split()
 )
-_WITHOUT_BODY = (204, 304)
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -241,9 +241,9 @@ class Connection(asyncio.Protocol):
             self.headers = without_named(self.headers, connection)
         self.status = status
         self._keep = parser.should_keep_alive()
-        if self._bodiless or status in _WITHOUT_BODY:
+        if self._bodiless or status in WITHOUT_CONTENT:
             self._complete = self._spent = True
-            if status in _WITHOUT_BODY:
+            if status in WITHOUT_CONTENT:
                 self.headers = [pair for pair in self.headers if pair[0] != b"content-length"]
         elif coding is None:
             self._until_close = all(name != b"content-length" for name, _ in self.headers)

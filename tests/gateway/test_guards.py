@@ -149,11 +149,13 @@ async def test_a_guard_counts_what_says_something_about_its_service() -> None:
     guard = Guard(2)
     for _ in range(30):
         await guard.enter(INTERACTIVE)
-        guard.leave(time.perf_counter(), answered=None)
+        guard.bulkhead.leave()
+        guard.judge(time.perf_counter(), answered=None)
     assert not opened(guard.breaker)
     for _ in range(30):
         await guard.enter(INTERACTIVE)
-        guard.leave(time.perf_counter(), answered=False)
+        guard.bulkhead.leave()
+        guard.judge(time.perf_counter(), answered=False)
         if opened(guard.breaker):
             break
     with pytest.raises(UpstreamUnavailable):

@@ -68,6 +68,35 @@ def test_a_service_that_hangs_holds_up_so_many_and_no_more(front_of: Any) -> Non
         assert front.get("/livez").status == 200
 
 
+def test_an_answer_that_has_begun_holds_up_nobody(front_of: Any) -> None:
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        await visit.say(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: first\n\n")
+        await asyncio.sleep(30)
+
+    with raw_service(script) as service, front_of(service.url) as front:
+        readers = [front.connect() for _ in range(AT_ONCE + 10)]
+        for reader in readers:
+            reader.sendall(b"GET /v1/echo HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert reader.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_service_is_told_how_long_somebody_waits_however_slow_the_content_came(front_of: Any) -> None:
+    seen: list[bytes] = []
+
+    async def script(visit: Visit) -> None:
+        seen.append(await visit.head())
+        await visit.say(OK)
+
+    with raw_service(script) as service, front_of(service.url, request_timeout_seconds=0.5) as front:
+        client = front.connect()
+        client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{")
+        time.sleep(0.1)
+        client.sendall(b"}")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    assert b"guardian-timeout-ms: 500\r\n" in seen[0]
+
+
 def test_a_gateway_in_trouble_refuses_before_it_asks_anybody(front_of: Any) -> None:
     with raw_service(always(OK)) as service, front_of(service.url) as front:
 

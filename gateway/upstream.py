@@ -154,6 +154,8 @@ class HttpUpstream:
             if respond is not None:
                 respond(status, headers, answer)
                 return
+        else:
+            self.pool.let_run(connection)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         while True:
             if answer or complete:

@@ -1,6 +1,6 @@
 """The kept connections to one service: a bounded number, used last in first out, waited for in turn.
 
-A request holds a slot from ``take`` to ``give_back`` or ``drop``, whatever becomes of its connection in
+A request holds a slot from ``take`` to ``give_back``, ``drop`` or ``let_run``, whatever becomes of its connection in
 between; a resting connection holds one too. A slot that gets free goes to whoever has waited longest.
 """
 
@@ -41,7 +41,7 @@ class Address:
 
 
 class Pool:
-    """At most ``most`` connections; one that rests for ``idle_seconds`` is closed."""
+    """At most ``most`` connections that rest or wait for an answer; one that rests for ``idle_seconds`` is closed."""
 
     def __init__(self, address: Address, *, most: int, idle_seconds: float) -> None:
         self._address = address
@@ -49,6 +49,7 @@ class Pool:
         self._idle_seconds = idle_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._used = 0
+        self._running = 0
         self._idle: list[Connection] = []
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -57,7 +58,7 @@ class Pool:
     @property
     def open(self) -> int:
         """Connections that are open or being opened."""
-        return self._used
+        return self._used + self._running
 
     @property
     def idle(self) -> int:
@@ -78,13 +79,24 @@ class Pool:
             connection = await self._turn()
         if connection is None or not connection.is_open:
             connection = await self._connect()
-        connection.is_held = True
+        connection.is_held = connection.has_slot = True
         return connection
+
+    def let_run(self, connection: Connection) -> None:
+        """Its answer has begun: how long the rest of it takes is its reader's affair, and keeps nobody from the service."""
+        if connection.has_slot:
+            connection.has_slot = False
+            self._running += 1
+            self._free()
 
     def give_back(self, connection: Connection) -> None:
         """End the request on ``connection``, everything having been taken from it."""
         connection.is_held = False
-        if not connection.rest() or self._closed:
+        if not connection.has_slot and self._used < self._most:
+            connection.has_slot = True
+            self._running -= 1
+            self._used += 1
+        if not connection.rest() or self._closed or not connection.has_slot:
             self.drop(connection)
         elif not self._hand_on(connection):
             self._idle.append(connection)
@@ -95,7 +107,10 @@ class Pool:
         """End the request and the connection."""
         connection.is_held = False
         connection.abort()
-        self._free()
+        if connection.has_slot:
+            self._free()
+        else:
+            self._running -= 1
 
     def close(self) -> None:
         """Close what rests; what is under way is closed when it is given back."""

@@ -5,6 +5,7 @@ Latency is counted from the time a request was due, so that a stall is felt by e
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -61,10 +62,10 @@ class Generator:
         """Send ``count`` requests at ``rate`` per second; ``make(i)`` gives the i-th request's bytes."""
         result, tasks = Result(), set()
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()  # a loop's clock may count in milliseconds
         for number in range(count):
             due = started + number / rate
-            delay = due - loop.time()
+            delay = due - time.perf_counter()
             if delay > 0:
                 await asyncio.sleep(delay)
             elif delay < -0.01:
@@ -74,7 +75,7 @@ class Generator:
             task.add_done_callback(tasks.discard)
         while tasks:
             await asyncio.wait(set(tasks))
-        result.elapsed = loop.time() - started
+        result.elapsed = time.perf_counter() - started
         return result
 
     async def close(self) -> None:
@@ -88,7 +89,7 @@ class Generator:
         except (OSError, EOFError):
             result.failed += 1
             return
-        seconds = asyncio.get_running_loop().time() - due
+        seconds = time.perf_counter() - due
         result.latencies.append(seconds)
         if self._seen is not None:
             self._seen(answer, seconds)

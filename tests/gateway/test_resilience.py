@@ -75,7 +75,7 @@ def test_an_answer_that_has_begun_holds_up_nobody(front_of: Any) -> None:
         await asyncio.sleep(30)
 
     with raw_service(script) as service, front_of(service.url) as front:
-        readers = [front.connect() for _ in range(AT_ONCE + 10)]
+        readers = [front.connect() for _ in range(2 * AT_ONCE + 10)]  # more than there are kept connections, too
         for reader in readers:
             reader.sendall(b"GET /v1/echo HTTP/1.1\r\nHost: a\r\n\r\n")
             assert reader.recv(65_536).startswith(b"HTTP/1.1 200 ")

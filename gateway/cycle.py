@@ -199,6 +199,8 @@ class Cycle:
             logger.warning("an answer was broken off: %s", error)
         except Exception:
             logger.exception("unhandled error in the gateway")
+        finally:
+            del self.scope["guardian.cycle"]  # or each request would be garbage that holds itself
         if not (self.disconnected or self.response_complete):
             await self._give_up()
 

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import importlib.util
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,26 @@ def test_limits_come_from_settings(offline_settings: Any) -> None:
     limits = server.connection_limits(settings)
     assert (limits.header_seconds, limits.per_address) == (1.5, 7)
     assert str(limits.uncounted[0]) == "10.0.0.0/8"
+
+
+def test_a_request_is_no_garbage_that_holds_itself(start: Any, offline_settings: Any, read: Any) -> None:
+    with start(offline_settings) as front:
+        client = front.connect()
+
+        def ask() -> None:
+            client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+            assert read(client).status == 200
+
+        ask()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(50):
+                ask()
+            front.echo.seen.clear()
+            assert gc.collect() < 50
+        finally:
+            gc.enable()
 
 
 def test_stopping_finishes_what_is_under_way(

@@ -187,6 +187,8 @@ class Cycle:
     async def run(self, app: Any) -> None:
         """Run the application. A failure before the answer is a 500; later it breaks the connection."""
         try:
+            if self.connection.flow.write_paused:  # who does not read has nothing more done for it
+                await self.connection.flow.drain()
             await app(self.scope, self.receive, self.send)
             if self.response_complete or self.disconnected:
                 return

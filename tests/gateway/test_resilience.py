@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections import Counter
@@ -110,3 +111,27 @@ def test_a_gateway_in_trouble_refuses_before_it_asks_anybody(front_of: Any) -> N
         assert set(seen) == {200, 503}
         assert 20 < seen[503] < 80
         assert b'guardian_gateway_shed_total{priority="interactive"}' in front.get("/metrics").body
+
+
+def test_for_a_client_that_reads_no_answers_nothing_more_is_begun(front_of: Any) -> None:
+    asked = 0
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n" + b"x" * 30_000
+
+    async def script(visit: Visit) -> None:
+        nonlocal asked
+        while True:
+            await visit.head()
+            asked += 1
+            await visit.say(answer)
+
+    with raw_service(script) as service, front_of(service.url) as front:
+        client = front.connect()
+        client.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(100):
+                client.sendall(b"GET /v1/echo HTTP/1.1\r\nHost: a\r\n\r\n" * 20)
+        before = -1
+        while before != asked:
+            before = asked
+            time.sleep(0.3)
+        assert 0 < asked < 500  # what the kernel holds for both sides, and no more

@@ -162,8 +162,8 @@ class Exchange(Answering):
             self.headers.append((b"transfer-encoding", b"chunked"))  # the protocol lets no other coding pass
 
     def _expect_body(self, length: bytes) -> None:
-        if not length.isdigit():
-            raise BadRequest("Content-Length must be one number.")
+        if not length.isdigit() or (length[0] == 48 and length != b"0"):  # who reads 00 as content, and who does not?
+            raise BadRequest("Content-Length must be one number, without zeros before it.")
         size = int(length) if len(length) < 20 else self.core.max_body_bytes + 1
         if size > self.core.max_body_bytes:
             raise self._too_large()

@@ -94,12 +94,7 @@ class HttpUpstream:
             async with self._uploads.slot(caller) as body.uploaded:
                 await self._stream(data, body, send, respond, bodiless=request.method == "HEAD")
             return
-        connection = await self._asked(request, data)
-        try:
-            await self._answer(connection, send, respond)
-        finally:
-            if connection.is_held:
-                self.pool.drop(connection)
+        await self._answer(await self._asked(request, data), send, respond)
 
     async def _asked(self, request: Request, data: bytes) -> Connection:
         """A connection with the beginning of an answer, at the second try if need be.
@@ -135,37 +130,46 @@ class HttpUpstream:
         connection = await self.pool.take()
         upload: asyncio.Task[None] | None = None
         try:
-            connection.ask(request, bodiless=bodiless, sent=False)
-            upload = asyncio.create_task(_upload(connection, body))
-            await connection.answer()
+            try:
+                connection.ask(request, bodiless=bodiless, sent=False)
+                upload = asyncio.create_task(_upload(connection, body))
+                await connection.answer()
+            except BaseException:
+                self.pool.drop(connection)
+                raise
             await self._answer(connection, send, respond)
         finally:
-            if connection.is_held:
-                self.pool.drop(connection)
             if upload is not None:
                 upload.cancel()
 
     async def _answer(self, connection: Connection, send: Any, respond: Respond | None) -> None:
-        """Pass on what comes. The connection is given back before a slow client has read it all."""
-        status, headers = connection.status, connection.headers
-        answer, complete = connection.take()
-        if complete:
-            self.pool.give_back(connection)
-            if respond is not None:
-                respond(status, headers, answer)
-                return
-        else:
-            self.pool.let_run(connection)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        while True:
-            if answer or complete:
-                await send({"type": "http.response.body", "body": answer, "more_body": not complete})
-            if complete:
-                return
-            await connection.news()
+        """Pass on what comes, and end with the connection: it is given back before a slow client has read it all."""
+        held = True  # the connection may be somebody else's before this ends
+        try:
+            status, headers = connection.status, connection.headers
             answer, complete = connection.take()
             if complete:
+                held = False
                 self.pool.give_back(connection)
+                if respond is not None:
+                    respond(status, headers, answer)
+                    return
+            else:
+                self.pool.let_run(connection)
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            while True:
+                if answer or complete:
+                    await send({"type": "http.response.body", "body": answer, "more_body": not complete})
+                if complete:
+                    return
+                await connection.news()
+                answer, complete = connection.take()
+                if complete:
+                    held = False
+                    self.pool.give_back(connection)
+        finally:
+            if held:
+                self.pool.drop(connection)
 
 
 class Request(NamedTuple):

@@ -58,8 +58,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._spent = False  # the parser waits for a body that does not come
         self.is_open = False
-        self.is_held = self.has_slot = False
-        """Whether a request holds it, and whether it is one of the pool's bounded number; the pool's to say."""
+        self.has_slot = False
+        """Whether it is one of the pool's bounded number; the pool's to say."""
         self.rests_since = 0.0
         self.sent = True
         self.failure: Exception | None = None

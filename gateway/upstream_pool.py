@@ -79,7 +79,7 @@ class Pool:
             connection = await self._turn()
         if connection is None or not connection.is_open:
             connection = await self._connect()
-        connection.is_held = connection.has_slot = True
+        connection.has_slot = True
         return connection
 
     def let_run(self, connection: Connection) -> None:
@@ -91,7 +91,6 @@ class Pool:
 
     def give_back(self, connection: Connection) -> None:
         """End the request on ``connection``, everything having been taken from it."""
-        connection.is_held = False
         if not connection.has_slot and self._used < self._most:
             connection.has_slot = True
             self._running -= 1
@@ -105,7 +104,6 @@ class Pool:
 
     def drop(self, connection: Connection) -> None:
         """End the request and the connection."""
-        connection.is_held = False
         connection.abort()
         if connection.has_slot:
             self._free()

@@ -277,3 +277,10 @@ def test_a_client_that_stops_sending_gets_all_its_answers(front: Any) -> None:
     while piece := client.recv(65536):
         data += piece
     assert data.count(b"HTTP/1.1 200 OK") == 3
+
+
+@pytest.mark.parametrize(("length", "content"), [(b"00", b""), (b"005", b"hello")])
+def test_a_length_with_zeros_before_it_is_refused(front: Any, read: Any, length: bytes, content: bytes) -> None:
+    client = front.connect()
+    client.sendall(POST + b"Content-Length: " + length + b"\r\n\r\n" + content)
+    assert read(client).status == 400

@@ -278,3 +278,34 @@ def test_a_client_that_cannot_be_sent_to_ends_the_request() -> None:
 
     with raw_service(says(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nstart", close=False)) as service:
         play(work, service.url)
+
+
+def test_who_reads_its_answer_slowly_and_leaves_breaks_nobody_elses_call() -> None:
+    """The connection is given back before the last piece was passed on; by then it may be another's."""
+    full = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        await visit.head()
+        await visit.say(b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000)
+        await visit.head()
+        await asyncio.sleep(0.1)
+        await visit.say(OK)
+
+    class Slow(Call):
+        async def send(self, message: Any) -> None:
+            if message["type"] == "http.response.body" and not message["more_body"]:
+                full.set()
+                await asyncio.sleep(30)
+
+    async def work(upstream: HttpUpstream) -> None:
+        reader, other = Slow(), Call("POST", body=b"")
+        reading = asyncio.create_task(upstream(reader.scope, reader.receive, reader.send))
+        await full.wait()
+        asking = asyncio.create_task(upstream(other.scope, other.receive, other.send))
+        await asyncio.sleep(0.02)  # the connection is the other's by now
+        reading.cancel()
+        await asking
+        assert other.answer.status == 200
+
+    with raw_service(script) as service:
+        play(work, service.url, most=1)

@@ -8,7 +8,6 @@ import argparse
 import asyncio
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
@@ -24,6 +23,7 @@ from shared.ids import new_id
 from tests.bench.report import Report, require_durable
 from tests.chaos import collect, witness
 from tests.chaos.faults import Account, Injector
+from tests.chaos.folder import run_in_folder
 from tests.chaos.history import Kind, Violation, Write, check, counted
 from tests.chaos.load import Load, Organization
 from tests.chaos.platform import Platform, ProxiedBroker, broker_in
@@ -288,13 +288,11 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the folders of sound runs too")
     chosen = parser.parse_args()
     buses = BUSES if chosen.bus == "both" else (chosen.bus,)
-    # Not below a private folder: PostgreSQL runs as another account when we are root.
-    root = Path(tempfile.mkdtemp(prefix="guardian-chaos-"))
-    root.chmod(0o755)
-    results = asyncio.run(run_all(root, chosen.seeds, buses, chosen.events, keep=chosen.keep))
-    if all(result.sound for result in results) and not chosen.keep:
-        shutil.rmtree(root, ignore_errors=True)
-    return report(results)
+    return run_in_folder(
+        lambda root: asyncio.run(run_all(root, chosen.seeds, buses, chosen.events, keep=chosen.keep)),
+        report,
+        keep=chosen.keep,
+    )
 
 
 if __name__ == "__main__":

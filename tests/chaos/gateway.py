@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import uvloop
 
 from tests.bench.report import Report
+from tests.chaos.folder import run_in_folder
 from tests.chaos.gateway_checker import check, counted
 from tests.chaos.gateway_faults import RECOVERY_SECONDS, Injector, recovery
 from tests.chaos.gateway_history import Findings, History
@@ -258,13 +258,11 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Run and report; 1 when a bar does not hold."""
     chosen = _options()
-    # Not below a private folder: PostgreSQL runs as another account when we are root.
-    root = Path(tempfile.mkdtemp(prefix="guardian-chaos-"))
-    root.chmod(0o755)
-    results = uvloop.run(run_all(root, chosen.seeds, chosen.part, chosen.mutant, keep=chosen.keep))
-    if all(result.sound for result in results) and not chosen.keep:
-        shutil.rmtree(root, ignore_errors=True)
-    return report(results)
+    return run_in_folder(
+        lambda root: uvloop.run(run_all(root, chosen.seeds, chosen.part, chosen.mutant, keep=chosen.keep)),
+        report,
+        keep=chosen.keep,
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import asyncio
 import json
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.bench.report import Report
+from tests.chaos.folder import run_in_folder
 from tests.chaos.limiter_checker import RECOVERY_SECONDS, WAIT_SECONDS, check, counted
 from tests.chaos.limiter_history import Findings, History
 from tests.chaos.limiter_load import Call
@@ -202,13 +202,11 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     """Run and report; 1 when a bar does not hold."""
     chosen = _options()
-    # Not below a private folder: PostgreSQL runs as another account when we are root.
-    root = Path(tempfile.mkdtemp(prefix="guardian-chaos-"))
-    root.chmod(0o755)
-    results = asyncio.run(run_all(root, chosen.seeds, chosen.seconds, chosen.mutant, keep=chosen.keep))
-    if all(result.sound for result in results) and not chosen.keep:
-        shutil.rmtree(root, ignore_errors=True)
-    return report(results)
+    return run_in_folder(
+        lambda root: asyncio.run(run_all(root, chosen.seeds, chosen.seconds, chosen.mutant, keep=chosen.keep)),
+        report,
+        keep=chosen.keep,
+    )
 
 
 if __name__ == "__main__":

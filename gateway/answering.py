@@ -70,6 +70,9 @@ class Answering:
         """Answer without a service."""
         if status != 204:
             headers = [*headers, (b"content-length", b"%d" % len(body))]
+        cycle = self.scope.get("guardian.cycle")
+        if cycle is not None and cycle.more_body:  # which nobody reads then
+            cycle.keep_alive = False
         await self._raw_send(self.start(status, headers, 0.0))
         await self._raw_send({"type": "http.response.body", "body": body, "more_body": False})
         self.complete = True

@@ -95,6 +95,8 @@ class Seal:
         if message["type"] == "http.response.start":
             message["headers"] = headers = [pair for pair in message["headers"] if pair[0] not in _OURS]
             self._start = message
+            self._pieces.clear()
+            self._held = 0
             reason = self._why_not(headers)
             if reason is not None:
                 await self._let_go(reason)
@@ -103,13 +105,10 @@ class Seal:
         else:
             await self._gather(message.get("body", b""), more=message.get("more_body", False))
 
-    def take_back(self) -> bool:
-        """Whether what was begun is still here, and nothing of it sent; it is forgotten then."""
-        held = self._start is not None
-        self._start = None
-        self._pieces.clear()
-        self._held = 0
-        return held
+    @property
+    def holds(self) -> bool:
+        """Whether an answer was begun and nothing of it was sent; another one may take its place."""
+        return self._start is not None
 
     def _why_not(self, headers: list[Pair]) -> bytes | None:
         """What keeps the answer from being signed, as far as its head can tell."""

@@ -88,7 +88,8 @@ class Cycle:
             connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._continue = False
         if not self._news and not self.disconnected and not self.response_complete:
-            connection.flow.resume_reading()
+            if not connection.pipeline:  # or reading would only find more requests that have to wait
+                connection.flow.resume_reading()
             self._waiter = connection.loop.create_future()
             await self._waiter
             self._waiter = None

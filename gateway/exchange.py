@@ -25,12 +25,7 @@ from gateway.trace import Trace, request_id_of
 from gateway.upstream import GATHERED_BYTES, HttpUpstream, Request
 from shared.auth import IDENTITY_HEADER, Claims, Principal
 from shared.auth.principal import ANONYMOUS
-from shared.errors import (
-    BadRequest,
-    ContentTooLarge,
-    NotFound,
-    Problem,
-)
+from shared.errors import BadRequest, ContentTooLarge, NotFound, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
     from gateway.guards import Guard
     from gateway.pipeline import Pipeline
     from gateway.routing import Route
-    from gateway.stages import Content
+    from gateway.stages import Content, OnAnswer
     from shared.limits.policies import Operation
 
 logger = logging.getLogger(__name__)
@@ -58,6 +53,7 @@ class Exchange(Answering):
         "_content",
         "_ended",
         "_forwarded_at",
+        "_on_answer",
         "_place",
         "_priority",
         "_raw_receive",
@@ -82,6 +78,7 @@ class Exchange(Answering):
         self._task: asyncio.Task[Any] | None = None
         self._verdict: Problem | None = None
         self._content: Content | None = None
+        self._on_answer: OnAnswer | None = None
         self._seal: Seal | None = None  # takes the place of _raw_send where answers are signed
         self._place: Guard | None = None
         self._priority = Priority.INTERACTIVE
@@ -162,8 +159,8 @@ class Exchange(Answering):
             self.headers.append((b"transfer-encoding", b"chunked"))  # the protocol lets no other coding pass
 
     def _expect_body(self, length: bytes) -> None:
-        if not length.isdigit() or (length[0] == 48 and length != b"0"):  # who reads 00 as content, and who does not?
-            raise BadRequest("Content-Length must be one number, without zeros before it.")
+        if not length.isdigit():
+            raise BadRequest("Content-Length must be one number.")
         size = int(length) if len(length) < 20 else self.core.max_body_bytes + 1
         if size > self.core.max_body_bytes:
             raise self._too_large()
@@ -186,7 +183,7 @@ class Exchange(Answering):
             None if credential is None else credential.caller,
         )  # fmt: skip
         if core.signatures is not None:
-            receive, self._content = await core.signatures.verify(call, receive)
+            receive, self._content, self._on_answer = await core.signatures.verify(call, receive)
             if self._seal is not None:
                 self._seal.signed_by = call.signed_by
         if core.quotas is not None:
@@ -239,13 +236,14 @@ class Exchange(Answering):
         scope = self.scope
         if isinstance(upstream, HttpUpstream):
             request = Request(scope["method"], scope["raw_path"], scope["query_string"], self.headers)
-            # A seal sees all that is sent, piece by piece.
-            respond = self._respond if self._seal is None and "guardian.cycle" in scope else None
+            # A seal sees all that is sent, piece by piece, and who is told of the answer may take its time.
+            direct = self._seal is None and self._on_answer is None and "guardian.cycle" in scope
+            respond = self._respond if direct else None
             rest = self.receive if more else None
             await upstream.forward(request, content, rest, self.send, caller=limited, respond=respond)
         else:
-            scope = {**scope, "headers": self.headers, "client": (self.client, 0), "scheme": self._scheme()}
-            scope["guardian.caller"] = limited
+            scope = {**scope, "headers": self.headers, "client": (self.client, 0), "guardian.caller": limited}
+            scope["scheme"] = "https" if self.secure else "http"
             receive = self._raw_receive if self._body_left < 0 else replayed(content, self.receive, more=more)
             await upstream(scope, receive, self.send)
 
@@ -309,9 +307,6 @@ class Exchange(Answering):
         claims = kept[self.service] = core.signer.claims(principal, self.service)
         return claims
 
-    def _scheme(self) -> str:
-        return "https" if self.secure else "http"
-
     async def _upstream_failed(self, failure: BaseException | None) -> None:
         """The service did not answer, or not to the end; what it raised is logged, never shown."""
         problem = self._verdict
@@ -329,7 +324,7 @@ class Exchange(Answering):
                 problem = BadGateway("The service ended without an answer; the error has been logged.")
             else:
                 problem = Problem("The error has been logged under this request_id.")
-        if self.answered and not (self._seal is not None and self._seal.take_back()):
+        if self._is_begun():
             raise UpstreamAborted(f"{self.service}: {problem.code}")
         await self.answer_problem(problem)
 
@@ -344,9 +339,13 @@ class Exchange(Answering):
         return None
 
     def _give_up(self, problem: Problem) -> None:
-        if self._verdict is None and not self.answered and self._task is not None:
+        if self._verdict is None and not self._is_begun() and self._task is not None:
             self._verdict = problem
             self._task.cancel()
+
+    def _is_begun(self) -> bool:
+        """Whether an answer was begun that nothing can be put in the place of."""
+        return self.answered and not (self._seal is not None and self._seal.holds)
 
     # -- what the service is given -------------------------------------------------------------------
     async def piece(self) -> Any:
@@ -387,9 +386,12 @@ class Exchange(Answering):
         if self._verdict is not None:
             return
         if message["type"] == "http.response.start":
-            self.core.deadlines.remove(self)
             self._leave()
+            if self._on_answer is not None:
+                await self._on_answer(message["status"], message.get("headers", ()))
             message = self.start(message["status"], message.get("headers", ()), self._forwarded_at)
+            if self._seal is None:
+                self.core.deadlines.remove(self)
         elif not message.get("more_body", False):
             await self._raw_send(message)
             self.complete = True

@@ -23,6 +23,8 @@ SQL = (
     "SELECT identity.remember_nonces(string_to_array($1, ' ')::uuid[], string_to_array($2, ' '), "
     "string_to_array($3, ' ')::float8[], string_to_array($4, ' ')::float8[])"
 )
+SPEND = "SELECT identity.spend_nonce($1::text::uuid, $2, $3)"
+IS_SPENT = "SELECT identity.is_nonce_spent($1::text::uuid, $2)"
 AT_ONCE = 500
 MOST_WAITING = 10 * AT_ONCE
 _CAPACITY = 100_000
@@ -62,6 +64,21 @@ class Nonces:
         self._waiting.append((nonce, answer))
         return await answer
 
+    async def spend(self, nonce: Nonce) -> None:
+        """What it was accepted for was refused for good: it is not good for another sending."""
+        try:
+            await self._fetch(SPEND, nonce.key_id, nonce.text, float(nonce.until))
+        except (ServiceUnavailable, *AWAY) as error:
+            logger.warning("a signature whose request was refused stays good until it expires: %s", error)
+
+    async def is_spent(self, nonce: Nonce) -> bool:
+        """Whether ``spend`` was called for it, by whichever process. Raises ``ServiceUnavailable``."""
+        try:
+            return bool(await self._fetch(IS_SPENT, nonce.key_id, nonce.text))
+        except (ServiceUnavailable, *AWAY) as error:
+            logger.warning("whether a signature is spent cannot be told: %s", error)
+            raise _unknown() from None
+
     async def stop(self) -> None:
         """Ask for nothing more."""
         if self._asking is not None:
@@ -96,9 +113,11 @@ class Nonces:
             self._seen.popitem(last=False)
 
     async def _call(self, nonces: list[Nonce]) -> Any:
-        columns = [" ".join(map(str, column)) for column in zip(*nonces, strict=True)]
+        return await self._fetch(SQL, *(" ".join(map(str, column)) for column in zip(*nonces, strict=True)))
+
+    async def _fetch(self, sql: str, *arguments: object) -> Any:
         async with self._database.pool.acquire(timeout=_ANSWER_SECONDS) as connection:
-            return await connection.fetchval(SQL, *columns, timeout=_ANSWER_SECONDS)
+            return await connection.fetchval(sql, *arguments, timeout=_ANSWER_SECONDS)
 
 
 def _unknown() -> ServiceUnavailable:

@@ -37,6 +37,8 @@ or leftovers that are thrown away because the connection is about to close."""
 
 _ONCE = (b"host", b"content-length", b"transfer-encoding")
 _SLICE = 16_384
+_QUEUED = 16
+"""Requests that wait for their turn on one connection, beyond which nothing more is read of it."""
 _RESET = struct.pack("ii", 1, 0)
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
@@ -63,13 +65,14 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._since = 0.0
         self._head_bytes = 0
-        self._body_bytes = 0
+        self._body_bytes = self._body_length = 0
         self._messages = 0
         self._chunk_excess = 0
         self._trailer: list[tuple[bytes, bytes]] = []
         self._chunked = False
         self._write_paused_at: float | None = None
         self._half_closed = False
+        self._unread = b""  # came already, but there is too much to do before it
 
     # -- connection ----------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -123,8 +126,11 @@ class GuardedProtocol(HttpToolsProtocol):
         view = memoryview(data)
         offset = 0
         while offset < len(data) and self.phase != CLOSING:
-            unsliced = self.phase == BODY and not self._chunked
-            piece = view[offset:] if unsliced else view[offset : offset + _SLICE]
+            if len(self.pipeline) >= _QUEUED:
+                self._unread = bytes(view[offset:])
+                return
+            left = self._body_length - self._body_bytes if self.phase == BODY else 0
+            piece = view[offset : offset + max(left, _SLICE)]
             offset += len(piece)
             self._feed(piece)
 
@@ -186,6 +192,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(BadRequest("There must be exactly one Host header."))
         if len(fields) < len(headers):
             self._check_repeated(headers)
+        length = fields.get(b"content-length", b"0")
+        if length[:1] == b"0" and length != b"0":  # who reads 00 as content, and who does not?
+            self._stop(BadRequest("Content-Length must be one number, without zeros before it."))
         if not self.url.startswith(b"/") or not self.url.isascii():
             self._stop(BadRequest("The request target must be a path that begins with '/'."))
         if b"#" in self.url:
@@ -200,6 +209,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self.phase = BODY
         self._since = self.loop.time()
         self._body_bytes = self._chunk_excess = 0
+        self._body_length = int(length)
         self._trailer = []
         self._start_cycle(version, fields.get(b"expect", b"").lower() == b"100-continue")
 
@@ -278,9 +288,10 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         self._since = self.loop.time()
         if self.pipeline:
-            self.flow.resume_reading()
             cycle, app = self.pipeline.pop()
             self._run(cycle, app)
+            if not self.pipeline:
+                self._read_on()
         elif self.phase == CLOSING:
             self.flow.resume_reading()  # leftovers are thrown away until the client has closed, too
         elif self.phase == BODY:
@@ -290,6 +301,12 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self.flow.resume_reading()
 
+    def _read_on(self) -> None:
+        self.flow.resume_reading()
+        unread, self._unread = self._unread, b""
+        if unread:
+            self.data_received(unread)
+
     # -- the end -------------------------------------------------------------------------------------
     def sweep(self, now: float, elapsed: float) -> None:
         """Close the connection when its current phase is overdue."""
@@ -298,13 +315,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.abort()
         elif self._half_closed and self.running is not None and age > limits.half_closed_seconds:
             self.transport.close()
+        elif self.phase in (HEAD, BODY) and self.flow.read_paused:
+            self._since += elapsed  # it is we who do not read
         elif self.phase == HEAD and age > limits.header_seconds:
             self._refuse(RequestTimeout("The headers took too long."), silent=self._head_bytes == 0)
-        elif self.phase == BODY:
-            if self.flow.read_paused:
-                self._since += elapsed  # it is we who do not read
-            elif age > limits.body_seconds + self._body_bytes / limits.body_rate:
-                self._refuse(RequestTimeout("The body took too long."))
+        elif self.phase == BODY and age > limits.body_seconds + self._body_bytes / limits.body_rate:
+            self._refuse(RequestTimeout("The body took too long."))
         elif self.phase == BETWEEN and self.running is None and age > limits.idle_seconds:
             self.transport.close()
         elif self.phase == CLOSING and self.running is None and age > limits.linger_seconds:

@@ -13,6 +13,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from uuid import UUID
 
@@ -29,7 +30,10 @@ from shared.signing.message import Message
 from shared.vault import Unsealable, Vault, signing_key_context
 
 if TYPE_CHECKING:
-    from gateway.stages import Call, Content
+    from collections.abc import Sequence
+
+    from gateway.edge import Pair
+    from gateway.stages import Call
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,10 @@ class Remembers(Protocol):
     """``gateway.nonces.Nonces``."""
 
     async def remember(self, nonce: Nonce) -> bool: ...
+
+    async def spend(self, nonce: Nonce) -> None: ...
+
+    async def is_spent(self, nonce: Nonce) -> bool: ...
 
 
 def signing_of(
@@ -113,23 +121,27 @@ class SignatureGate:
             if signing.policy == "v0" or (signing.policy == "both" and v0.is_signed(message)):
                 receive, call.signed_by = await self._by_content(message, signing, receive)
                 return Verified(receive)
-            return Verified(receive, await self._by_fields(message, signing))
+            return await self._by_fields(message, signing, receive)
         except Refused as refused:
             raise problem_of(refused) from None
 
-    async def _by_fields(self, message: Message, signing: Signing) -> Content | None:
+    async def _by_fields(self, message: Message, signing: Signing, receive: Any) -> Verified:
         now = self._now()
         verified = v1.verify(message, lambda key_id: signing.find(key_id, now), now)
         nonce = Nonce(verified.key_id, verified.nonce, verified.created, verified.until)
-        if not await self._nonces.remember(nonce) and not _happens_once(message):
+        happens_once = _happens_once(message)
+        if not await self._nonces.remember(nonce) and (not happens_once or await self._nonces.is_spent(nonce)):
             raise _replayed()
-        if verified.digest is None:
-            return None
-        content = _Digested(verified.digest)
-        if message.has_body:
-            return content
-        await content.finish()
-        return None
+        content = None if verified.digest is None else _Digested(verified.digest)
+        if content is not None and not message.has_body:
+            await content.finish()
+            content = None
+        return Verified(receive, content, partial(self._answered, nonce) if happens_once else None)
+
+    async def _answered(self, nonce: Nonce, status: int, headers: Sequence[Pair]) -> None:
+        """Who is refused for good need not try again, and nobody else shall; who is to come later says so."""
+        if 400 <= status < 500 and all(name != b"retry-after" for name, _ in headers):
+            await self._nonces.spend(nonce)
 
     async def _by_content(self, message: Message, signing: Signing, receive: Any) -> tuple[Any, str]:
         """The older scheme signs the content and nothing else, so all of it must be seen before anything is done.
@@ -153,9 +165,10 @@ class SignatureGate:
 
 
 def _happens_once(message: Message) -> bool:
-    """Whether sending this very request again does no harm: its service answers a keyed POST once, and then again.
+    """Whether sending this very request again does no harm: its service does a keyed POST once, and keeps its answer.
 
-    The key is signed, too, so this is the same request, within the minutes in which its answer is kept for hours.
+    The key is signed, too, so this is the same request, within the minutes in which its answer is kept for hours. One
+    that was refused is not kept, which is what ``spend`` is for.
     """
     return message.method == "POST" and any(name == b"idempotency-key" for name, _ in message.headers)
 

@@ -6,10 +6,10 @@ Both may answer with a problem. A gateway made without one of them skips the sta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from gateway.edge import Pair
     from gateway.routing import Route
@@ -51,11 +51,18 @@ class Content(Protocol):
         ...
 
 
+OnAnswer: TypeAlias = "Callable[[int, Sequence[Pair]], Awaitable[None]]"
+
+
 class Verified(NamedTuple):
-    """Where the content of a verified request is read from, and what is still to be checked with it."""
+    """Where the content of a verified request is read from, and what is still to be checked with it.
+
+    ``on_answer`` is told status and headers of the service's answer, before the client is.
+    """
 
     receive: Any
     content: Content | None = None
+    on_answer: OnAnswer | None = None
 
 
 class SignatureVerifier(Protocol):

@@ -118,6 +118,7 @@ def test_smuggling_by_transfer_encoding(door: Door, data: bytes) -> None:
         pytest.param(sized(b"9" * 20), id="20-digits"),
         pytest.param(sized(b"%d" % (2**64 + N)), id="over-64-bits"),
         pytest.param(sized(b"\r\n %d" % N), id="folded"),
+        pytest.param(sized(b"0" * 30 + b"%d" % N), id="zeros-before-it"),
         pytest.param(POST + LENGTH.replace(b":", b" :") + b"\r\n" + BODY + SMUGGLED, id="space-before-the-colon"),
         pytest.param(POST + b"Content-Length\x00: %d\r\n\r\n" % N + BODY + SMUGGLED, id="nul-in-the-name"),
     ],
@@ -126,7 +127,7 @@ def test_smuggling_by_content_length(door: Door, data: bytes) -> None:
     refused(door, data)
 
 
-@pytest.mark.parametrize("length", [b"9" * 19, b"%d" % (2**64 - 1), b"%d" % 2**63, b"0" * 30 + b"25"])
+@pytest.mark.parametrize("length", [b"9" * 19, b"%d" % (2**64 - 1), b"%d" % 2**63])
 def test_huge_lengths_are_too_large(door: Door, length: bytes) -> None:
     refused(door, sized(length), 413, "content_too_large")
 

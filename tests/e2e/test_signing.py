@@ -65,9 +65,9 @@ class Signer:
         self.client.close()
         self.client = httpx.Client(base_url=platform.base_url, headers=self.client.headers)
 
-    def request(self, content: bytes = CONTENT, **more: str) -> httpx.Request:
+    def request(self, content: bytes = CONTENT, path: str = "/v1/contacts", **more: str) -> httpx.Request:
         headers = {"content-type": "application/json", "content-digest": content_digest(content), **more}
-        request = self.client.build_request("POST", "/v1/contacts", content=content, headers=headers)
+        request = self.client.build_request("POST", path, content=content, headers=headers)
         pairs = [(name.lower(), value) for name, value in request.headers.raw]
         message = Message("POST", request.url.raw_path, b"", pairs, scheme="http")
         nonce = secrets.token_urlsafe(18)
@@ -141,6 +141,20 @@ def test_a_keyed_request_sent_again_gets_its_answer_again(platform: RunningPlatf
     last = signer.client.send(signed)
     assert (last.status_code, last.content) == (201, done[0].content)
     assert last.headers["idempotency-replayed"] == "true"
+
+
+def test_a_keyed_request_that_was_refused_does_nothing_later(platform: RunningPlatform, signers: Signers) -> None:
+    """It would be possible by then: there is something to restore. A new signature with the same key restores it."""
+    signer = signers(platform)
+    with platform.client() as client:
+        path = f"/v1/contacts/{client.post('/v1/contacts', json={'first_name': 'Ada'}).json()['id']}"
+        signed, anew = (signer.request(b"{}", f"{path}/restore", **{"idempotency-key": path}) for _ in range(2))
+        assert wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+        assert signer.send(signed) == (404, "not_found")
+        assert client.delete(path).status_code == 204
+        assert signer.send(signed) == (401, "signature_replayed")
+        assert client.get(path).status_code == 404
+        assert signer.send(anew) == (200, "")
 
 
 @pytest.mark.parametrize("own_platform", params(POSTGRES), indirect=True)

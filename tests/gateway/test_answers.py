@@ -1,5 +1,6 @@
 """Answers to the calls of API keys that want them signed, whoever gives them, and wherever the service runs."""
 
+import asyncio
 import json
 import time
 from base64 import b64encode, urlsafe_b64decode
@@ -50,6 +51,11 @@ class Service(Echo):
     async def do_forge(self, scope: Any, receive: Any, send: Any) -> None:
         theirs = [(name.encode(), b"theirs") for name in (*SIGNATURE_FIELDS, "guardian-answer-unsigned")]
         await self._say(send, [b"ok"], *theirs)
+
+    async def do_stall(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/csv")]})
+        await send({"type": "http.response.body", "body": b"a,b", "more_body": True})
+        await asyncio.sleep(60)
 
     async def do_nothing_new(self, scope: Any, receive: Any, send: Any) -> None:
         await self._say(send, [], (b"etag", b'"1"'), status=304)
@@ -151,7 +157,7 @@ def content_of(reply: Reply) -> bytes:
     ("action", "status"),
     [
         ("", 200), ("pieces", 200), ("most", 200), ("headers", 200), ("forge", 200), ("metered", 429), ("nothing_new", 304),
-        ("refused", 429), ("hang", 504), ("nothing", 502), ("abort", 502), ("cut", 502),
+        ("refused", 429), ("hang", 504), ("stall", 504), ("nothing", 502), ("abort", 502), ("cut", 502),
     ],
 )  # fmt: skip
 def test_every_answer_is_signed(world: World, action: str, status: int) -> None:

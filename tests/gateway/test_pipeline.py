@@ -207,7 +207,7 @@ class _Recorder:
 
     async def verify(self, call: Any, receive: Any) -> Any:
         self.calls.append(call)
-        return receive, None
+        return receive, None, None
 
     async def take(self, call: Any) -> Any:
         from gateway.stages import Taken

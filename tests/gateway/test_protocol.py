@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -284,3 +285,22 @@ def test_a_length_with_zeros_before_it_is_refused(front: Any, read: Any, length:
     client = front.connect()
     client.sendall(POST + b"Content-Length: " + length + b"\r\n\r\n" + content)
     assert read(client).status == 400
+
+
+def test_requests_that_wait_behind_others_are_bounded(front: Any) -> None:
+    """The client reads all the while, so that nothing but the number of requests could stop it."""
+    most = 0
+    client, count = front.connect(), 20_000
+    sizes = [number % 50 for number in range(count)]
+    asked = b"".join(POST + b"Content-Length: %d\r\n\r\n" % size + b"x" * size for size in sizes)
+    sender = threading.Thread(target=client.sendall, args=(asked,))
+    sender.start()
+    answers = b""
+    while answers.count(b'"size":') < count:
+        most = max([most, *(len(each.pipeline) for each in list(front.server.server_state.connections))])
+        piece = client.recv(1 << 20)
+        assert piece
+        answers += piece
+    sender.join()
+    assert [int(part.split(b",")[0]) for part in answers.split(b'"size":')[1:]] == sizes
+    assert 0 < most < 1_000

@@ -31,11 +31,18 @@ class Memory:
 
     def __init__(self) -> None:
         self.seen: list[Nonce] = []
+        self.spent: list[Nonce] = []
 
     async def remember(self, nonce: Nonce) -> bool:
         known = any((each.key_id, each.text) == (nonce.key_id, nonce.text) for each in self.seen)
         self.seen.append(nonce)
         return not known
+
+    async def spend(self, nonce: Nonce) -> None:
+        self.spent.append(nonce)
+
+    async def is_spent(self, nonce: Nonce) -> bool:
+        return nonce in self.spent
 
 
 class Body:
@@ -94,8 +101,8 @@ async def code_of(gate: SignatureGate, asked: Call, *pieces: bytes) -> tuple[int
 
 async def test_who_need_not_sign_is_not_looked_at(gate: SignatureGate, principal: Any, memory: Memory) -> None:
     body = Body(CONTENT)
-    assert await gate.verify(call(by_v1(), principal, None), body) == (body, None)
-    assert await gate.verify(call(by_v1(), principal, "off"), body) == (body, None)
+    assert await gate.verify(call(by_v1(), principal, None), body) == (body, None, None)
+    assert await gate.verify(call(by_v1(), principal, "off"), body) == (body, None, None)
     assert memory.seen == []
 
 
@@ -157,6 +164,26 @@ async def test_a_keyed_post_may_be_sent_again_because_its_service_answers_it_onc
     older = with_fields(by_v0(), {"idempotency-key": "k-1"})
     await gate.verify(call(older, principal, "v0"), Body(CONTENT))
     assert await code_of(gate, call(older, principal, "v0"), CONTENT) == (401, "signature_replayed")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "again"),
+    [
+        (201, [], True), (404, [], False), (400, [], False), (503, [], True), (500, [], True),
+        (409, [(b"retry-after", b"1")], True), (409, [(b"content-type", b"a/b")], False),
+    ],
+)  # fmt: skip
+async def test_a_keyed_post_that_was_refused_for_good_may_not(
+    gate: SignatureGate, principal: Any, status: int, headers: Any, again: bool
+) -> None:
+    keyed = call(by_v1(with_fields(message(), {"idempotency-key": "k-1"})), principal, "v1")
+    verified = await gate.verify(keyed, Body(CONTENT))
+    assert verified.on_answer is not None
+    await verified.on_answer(status, headers)
+    if again:
+        await gate.verify(keyed, Body(CONTENT))
+    else:
+        assert await code_of(gate, keyed) == (401, "signature_replayed")
 
 
 async def test_what_is_forged_uses_up_no_nonce(gate: SignatureGate, principal: Any, memory: Memory) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 from uuid import UUID
@@ -12,6 +14,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
+from gateway.nonces import Nonce, Nonces
 from services.identity.jobs import forget_nonces
 from shared.db import Database
 from shared.ids import new_id
@@ -129,15 +132,37 @@ async def test_those_that_have_expired_are_forgotten(
     kept = {"expired lately": -50, "good": 300, "ahead": 400}
     for name, seconds in {"old": -70, "old ahead": -70, **kept}.items():
         created = now + timedelta(minutes=4) if "ahead" in name else now
-        await remember(gateway, created, (key, name), until=now + timedelta(seconds=seconds))
+        until = now + timedelta(seconds=seconds)
+        await remember(gateway, created, (key, name), until=until)
+        if "lately" not in name:
+            await gateway.execute("SELECT identity.spend_nonce($1, $2, $3)", key, name, until.timestamp())
     await forget_nonces(identity)
     connection = await asyncpg.connect(postgres)
     left = [
         await connection.fetch(f"SELECT nonce FROM identity.{table} WHERE signing_key_id = $1", key)
-        for table in ("request_nonces", "request_nonces_ahead")
+        for table in ("request_nonces", "request_nonces_ahead", "request_nonces_spent")
     ]
     await connection.close()
-    assert [{row["nonce"] for row in rows} for rows in left] == [set(kept), {"ahead"}]
+    assert [{row["nonce"] for row in rows} for rows in left] == [set(kept), {"ahead"}, {"ahead", "good"}]
+
+
+async def test_what_was_refused_for_good_is_spent_also_after_a_crash(crash: Connection, settings: Settings) -> None:
+    """Known to every gateway, by the key and to the letter."""
+    key, soon = new_id(), time.time() + 300
+    databases = [Database(settings, "gateway") for _ in range(2)]
+    async with AsyncExitStack() as stack:
+        for each in databases:
+            await each.open()
+            stack.push_async_callback(each.close)
+        one, other = [Nonces(each) for each in databases]
+        nonce = Nonce(str(key), "a", int(soon) - 300, int(soon))
+        assert not await other.is_spent(nonce)
+        for _ in range(2):
+            await one.spend(nonce)
+        await lose(crash)
+        assert await other.is_spent(nonce)
+        assert not await other.is_spent(nonce._replace(text="A"))
+        assert not await other.is_spent(nonce._replace(key_id=str(new_id())))
 
 
 @pytest.mark.parametrize("service", ["crm", "gateway"])

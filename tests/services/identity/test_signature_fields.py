@@ -314,6 +314,12 @@ class _AllNew:
     async def remember(self, nonce: Nonce) -> bool:
         return True
 
+    async def spend(self, nonce: Nonce) -> None:
+        """Nothing is refused here."""
+
+    async def is_spent(self, nonce: Nonce) -> bool:
+        return False
+
 
 async def _gateway_says(request: Sent, keys: Keys) -> str | None:
     """The code with which the gateway itself refuses a request."""

@@ -9,10 +9,12 @@ from shared.settings import Settings
 
 _METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 _REQUEST_HEADERS = (
-    b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, X-Request-Id, Traceparent, Tracestate"
+    b"Authorization, Content-Digest, Content-Type, Idempotency-Key, If-Match, If-None-Match, Signature, Signature-Input, "
+    b"Traceparent, Tracestate, X-Request-Id"
 )
 _EXPOSED = (
-    b"ETag, Idempotency-Replayed, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Server-Timing, X-Request-Id"
+    b"Content-Digest, ETag, Guardian-Answer-Unsigned, Idempotency-Replayed, Link, Location, RateLimit, RateLimit-Policy, "
+    b"Retry-After, Server-Timing, Signature, Signature-Input, X-Request-Id"
 )
 _SECONDS = b"7200"
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from shared.signing import v1
 from shared.signing.digests import ContentDigest, content_digest
-from shared.signing.failures import Refused
+from shared.signing.failures import Refused, from_now
 from shared.signing.fields import Signed, byte_members, quoted, signature_inputs
 from shared.signing.keys import Verifier
 from shared.signing.message import Message, Pair, fields_of
@@ -82,7 +82,7 @@ def verify(request: Message, answer: Answer, find: Callable[[str], Verifier | No
     known = {**{f'"{name}"': value for name, value in fields.items()}, **covered}
     if not set(signed.components) <= known.keys():
         raise Refused("signature_incomplete", "The signature covers something that the answer, or the request, lacks.")
-    signature = byte_members(fields.get("signature", ""), "Signature").get(label, b"")
+    signature = byte_members(fields["signature"], "Signature").get(label, b"")
     if not key.verifies(signature, _base({each: known[each] for each in signed.components}, signed.text)):
         raise Refused(
             "signature_mismatch",
@@ -142,6 +142,8 @@ def _ours(fields: Mapping[str, str]) -> tuple[str, Signed]:
         why = fields.get("guardian-answer-unsigned")
         because = "" if why is None else f" (Guardian-Answer-Unsigned: {why})"
         raise Refused("signature_missing", f"The answer is not signed{because}.")
+    if "signature" not in fields:
+        raise Refused("signature_missing", "The answer has Signature-Input, and the field Signature is missing.")
     found = [(label, each) for label, each in signature_inputs(field).items() if each.parameters.get("tag") == TAG]
     if len(found) != 1:
         raise Refused("signature_missing", f'The answer must have one signature with tag="{TAG}".')
@@ -161,5 +163,6 @@ def _check_time(signed: Signed, now: float) -> None:
         raise Refused("signature_incomplete", "The answer's signature lacks created, in unix seconds.")
     if abs(now - created) > SKEW_SECONDS:
         raise Refused(
-            "signature_time", f"The answer was signed {now - created:+.0f} s from now; {SKEW_SECONDS} s are allowed."
+            "signature_time",
+            f"The answer's created is {from_now(now - created)}; {SKEW_SECONDS} seconds are allowed.",
         )

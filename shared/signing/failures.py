@@ -1,5 +1,6 @@
 """Why a signature is not accepted. The code says which check failed, never which byte of what was expected."""
 
+from math import ceil
 from typing import Literal
 
 Code = Literal[
@@ -22,6 +23,12 @@ class Refused(Exception):
         super().__init__(detail)
         self.code = code
         self.detail = detail
+
+
+def from_now(seconds_ago: float) -> str:
+    """A moment beside now, in whole seconds: "4001 seconds ago", "in 4001 seconds" of one to come."""
+    whole = ceil(abs(seconds_ago))
+    return f"{whole} seconds ago" if seconds_ago > 0 else f"in {whole} seconds"
 
 
 def malformed(detail: str) -> Refused:

@@ -50,7 +50,7 @@ def signature_inputs(field: str) -> dict[str, Signed]:
 
 def byte_members(field: str, name: str) -> dict[str, bytes]:
     """``Signature`` or ``Content-Digest``: byte sequences by key; raises ``Refused`` (malformed)."""
-    return {match[1]: _decoded(match[2]) for match in _members(field, _MEMBER, name)}
+    return {match[1]: _decoded(match[2], name) for match in _members(field, _MEMBER, name)}
 
 
 def quoted(text: str) -> str:
@@ -59,6 +59,8 @@ def quoted(text: str) -> str:
 
 
 def _members(field: str, pattern: re.Pattern[str], name: str) -> list[re.Match[str]]:
+    if not field:
+        raise malformed(f"{name} is empty.")
     if len(field) > LONGEST:
         raise malformed(f"{name} is longer than {LONGEST} characters.")
     found: dict[str, re.Match[str]] = {}
@@ -99,11 +101,11 @@ def _parameters(text: str) -> dict[str, Bare]:
 def _bare(text: str) -> Bare:
     if text[0] == '"':
         return re.sub(r"\\(.)", r"\1", text[1:-1]) if "\\" in text else text[1:-1]
-    return _decoded(text) if text[0] == ":" else int(text)
+    return _decoded(text, "Signature-Input") if text[0] == ":" else int(text)
 
 
-def _decoded(text: str) -> bytes:
+def _decoded(text: str, name: str) -> bytes:
     try:
         return b64decode(text[1:-1], validate=True)
     except Error as error:
-        raise malformed("A byte sequence is not base64 between colons.") from error
+        raise malformed(f"{name} has a byte sequence that is not base64 between colons.") from error

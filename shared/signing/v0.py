@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 
-from shared.signing.failures import Refused, malformed
+from shared.signing.failures import Refused, from_now, malformed
 from shared.signing.keys import SharedSecret
 from shared.signing.message import Message
 
@@ -32,19 +32,29 @@ def sign(secret: bytes, milliseconds: int, content: bytes) -> dict[str, str]:
     return {"X-Timestamp": str(milliseconds), "X-Signature": signature}
 
 
+def _missing(time: str | None, signature: str | None) -> str:
+    if time is None and signature is None:
+        return "The request is not signed: it must have X-Timestamp and X-Signature."
+    there, missing = ("X-Timestamp", "X-Signature") if signature is None else ("X-Signature", "X-Timestamp")
+    return f"The request has {there}, and the field {missing} is missing."
+
+
 class Verification:
     """Reads the fields at once (raises ``Refused``); ``update`` with the content, then ``check``."""
 
     def __init__(self, message: Message, key: SharedSecret, now: float) -> None:
         time, signature = message.fields.get("x-timestamp"), message.fields.get("x-signature")
         if time is None or signature is None:
-            raise Refused("signature_missing", "A request that is signed has X-Timestamp and X-Signature.")
+            raise Refused("signature_missing", _missing(time, signature))
         if not _TIME.fullmatch(time):
             raise malformed("X-Timestamp is the time in milliseconds, in digits.")
         if not _SIGNATURE.fullmatch(signature):
             raise malformed("X-Signature is an HMAC-SHA256 in 64 hexadecimal digits.")
         if abs(now - int(time) / 1000) > SKEW_SECONDS:
-            raise Refused("signature_time", f"X-Timestamp is more than {SKEW_SECONDS} s from now, in milliseconds.")
+            where = from_now(now - int(time) / 1000)
+            raise Refused(
+                "signature_time", f"X-Timestamp, in milliseconds, is {where}; {SKEW_SECONDS} seconds are allowed."
+            )
         self.key_id = key.key_id
         self._signature = bytes.fromhex(signature)
         self._hashed = hmac.new(key.secret, f"{time}:".encode(), hashlib.sha256)
@@ -64,4 +74,8 @@ class Verification:
     def check(self) -> None:
         """The same; raises ``Refused`` when something else was signed."""
         if not self.holds():
-            raise Refused("signature_mismatch", "X-Signature is not that of X-Timestamp, a colon and the content.")
+            raise Refused(
+                "signature_mismatch",
+                "X-Signature is not that of X-Timestamp, a colon and the content by a secret of this API key that "
+                "works. After a rotation sign with the successor's.",
+            )

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from shared.signing.digests import ContentDigest
-from shared.signing.failures import Refused
+from shared.signing.failures import Refused, from_now
 from shared.signing.fields import LONGEST, Signed, byte_members, quoted, signature_inputs
 from shared.signing.keys import Verifier
 from shared.signing.message import DEFAULT_PORTS, Message, has_content
@@ -30,6 +30,10 @@ SKEW_SECONDS = 300
 _DERIVED = ("@method", "@authority", "@path", "@query")
 _PRESENT = ("content-type", "idempotency-key")
 """Fields that must be covered where a request has them."""
+_NO_KEY = (
+    "The signature's keyid is not that of a signing key of this API key that works: it is another's, was revoked or "
+    "has expired. After a rotation sign with the successor; GET /v1/api-keys/{key_id}/signing-keys lists the keys."
+)
 _NONCE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,64}")
 _WHICH = frozenset(name.encode() for name in _DERIVED)
 _IF_PRESENT = frozenset(name.encode() for name in _PRESENT)
@@ -79,7 +83,7 @@ def verify(message: Message, find: Callable[[str], Verifier | None], now: float)
     label, signed = _ours(message)
     key = find(_text(signed, "keyid"))
     if key is None:
-        raise Refused("signature_key", "The signature's keyid is not that of a signing key of this API key.")
+        raise Refused("signature_key", _NO_KEY)
     if _text(signed, "alg") != key.algorithm:
         raise Refused("signature_algorithm", f"This key signs with {key.algorithm}; say so in alg.")
     _check_covered(message, signed)
@@ -87,7 +91,7 @@ def verify(message: Message, find: Callable[[str], Verifier | None], now: float)
     nonce = _text(signed, "nonce")
     if not _NONCE.fullmatch(nonce):
         raise Refused("signature_incomplete", "The nonce must have 16 to 64 characters (A–Z a–z 0–9 _-+/=.).")
-    signatures = byte_members(message.fields.get("signature", ""), "Signature")
+    signatures = byte_members(message.fields["signature"], "Signature")
     if label not in signatures:
         raise Refused("signature_missing", f"Signature has no member '{label}', which Signature-Input names.")
     if not key.verifies(signatures[label], base(message, signed)):
@@ -181,7 +185,12 @@ def sign(message: Message, key: Signer, *, nonce: str, created: int, expires: in
 def _ours(message: Message) -> tuple[str, Signed]:
     field = message.fields.get("signature-input")
     if field is None:
-        raise Refused("signature_missing", "The request has no Signature-Input; this API key must sign its requests.")
+        what = (
+            "Signature, and the field Signature-Input is missing" if "signature" in message.fields else "no signature"
+        )
+        raise Refused("signature_missing", f"The request has {what}; this API key must sign its requests.")
+    if "signature" not in message.fields:
+        raise Refused("signature_missing", "The request has Signature-Input, and the field Signature is missing.")
     found = [(label, each) for label, each in signature_inputs(field).items() if each.parameters.get("tag") == TAG]
     if len(found) != 1:
         raise Refused("signature_missing", f'Signature-Input must have one signature with tag="{TAG}".')
@@ -211,7 +220,7 @@ def _check_times(signed: Signed, now: float) -> tuple[int, int]:
     if abs(now - created) > SKEW_SECONDS:
         raise Refused(
             "signature_time",
-            f"The signature was created {now - created:+.0f} s from now; {SKEW_SECONDS} s are allowed.",
+            f"The signature's created is {from_now(now - created)}; {SKEW_SECONDS} seconds are allowed.",
         )
     if now >= expires:
         raise Refused("signature_time", "The signature has expired; sign the request again.")

@@ -28,7 +28,7 @@ def said(platform: RunningPlatform, guide: str, without: Collection[str] = ()) -
         for path in ROOT.iterdir():
             (Path(folder) / path.name).symlink_to(path)
         shell = subprocess.run(
-            ["bash"], input="\n".join(script), env=environment, cwd=folder, capture_output=True, text=True, check=False
+            ["sh"], input="\n".join(script), env=environment, cwd=folder, capture_output=True, text=True, check=False
         )
     assert shell.returncode == 0, shell.stderr
     parts = shell.stdout.split(_MARK)[1:]

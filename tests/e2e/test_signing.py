@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -175,21 +176,23 @@ def test_a_keyed_request_gets_its_answer_from_a_platform_that_was_killed(
     assert again.headers["idempotency-replayed"] == "true"
 
 
-def test_the_printed_command_works(platform: RunningPlatform, signers: Signers) -> None:
+@pytest.mark.parametrize("content", ['{"first_name": "O\'Brien"}', "@contact.json"])
+def test_the_printed_command_works(platform: RunningPlatform, signers: Signers, tmp_path: Path, content: str) -> None:
+    (tmp_path / "contact.json").write_text('{\n  "first_name": "O\'Brien"\n}\n')
     signer = signers(platform)
     wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
     environment = os.environ | {
         "GUARDIAN_API_KEY": signer.key["key"], "GUARDIAN_SIGNING_KEY_ID": signer.secret.key_id,
-        "GUARDIAN_SIGNING_SECRET": signer.secret.secret.decode(),
+        "GUARDIAN_SIGNING_SECRET": signer.secret.secret.decode(), "PYTHONPATH": str(ROOT),
     }  # fmt: skip
-    words = ["sign", "POST", f"{platform.base_url}/v1/contacts", "-d", '{"first_name": "O\'Brien"}']
+    words = ["sign", "POST", f"{platform.base_url}/v1/contacts", "-d", content]
     printed = subprocess.run(
         [sys.executable, "-m", "cli.main", *words],
-        cwd=ROOT,
+        cwd=tmp_path,
         env=environment,
         capture_output=True,
         text=True,
         check=True,
     )
-    answer = subprocess.run(["bash", "-c", printed.stdout.strip()], capture_output=True, text=True, check=True)
+    answer = subprocess.run(["sh", "-c", printed.stdout.strip()], capture_output=True, text=True, check=True)
     assert '"O\'Brien"' in answer.stdout

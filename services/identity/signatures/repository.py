@@ -11,7 +11,7 @@ from shared.db import Record, Session, columns
 
 _MOST = 20
 """An API key has five that work at a time; of those that worked at some time the newest will do."""
-_READ = ("id", "api_key_id", "algorithm", "material", "expires_at", "revoked_at")
+_READ = ("id", "api_key_id", "algorithm", "material", "expires_at", "revoked_at", "rotated_from")
 _AT = bindparam("at", type_=DateTime(timezone=True))
 _MINE = select(*columns(table, _READ)).where(table.c.organization_id == bindparam("organization_id"))
 _GOOD = (

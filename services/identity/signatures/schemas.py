@@ -48,7 +48,7 @@ def _text(text: str) -> str:
     return text
 
 
-Method = Annotated[str, StringConstraints(pattern=r"^[A-Za-z-]+$", max_length=20, to_upper=True)]
+Method = Annotated[str, StringConstraints(pattern=r"^[A-Za-z-]+$", max_length=20)]
 Url = Annotated[str, StringConstraints(pattern=r'^[!-"$-~]+$', max_length=8192), AfterValidator(_url)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[!#-'*+.^_`|~0-9A-Za-z-]+$", max_length=256)]
 HeaderValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$", max_length=_MOST_HEADERS)]
@@ -58,7 +58,9 @@ class SignedRequest(Input):
     """A signed request as it was sent, and the API key that it was sent with."""
 
     api_key_id: UUID = Field(description="the test key to check against; of your organisation")
-    method: Method = Field(examples=["POST"])
+    method: Method = Field(
+        examples=["POST"], description="as it was sent: methods are case-sensitive, and most clients send get as GET"
+    )
     url: Annotated[Url, Field(
         description="as it was sent, percent-encoded and without a fragment: the whole URL, or the path with its query "
         "(then https is assumed, and Host must be among the headers)",
@@ -123,8 +125,13 @@ class SignedContent(BaseModel):
 class SignatureExplanation(BaseModel):
     """What the gateway would say of a signed request, and why."""
 
-    valid: bool = Field(description="whether it would pass, if its nonce was not used before: that is not looked at")
-    code: str | None = Field(description="that the gateway would answer with", examples=["signature_mismatch"])
+    valid: bool = Field(
+        description="whether it would pass, if its nonce was not used before: that is not looked at. Of a signed "
+        "request while signature_policy is off: whether its signature holds"
+    )
+    code: str | None = Field(
+        description="that the gateway would answer with; hints begin with that fault", examples=["signature_mismatch"]
+    )
     detail: str
     scheme: Literal["v1", "v0"]
     signature_base: str = Field(
@@ -134,6 +141,6 @@ class SignatureExplanation(BaseModel):
     content_digest: SignedContent
     parameters: list[SignatureParameter]
     hints: list[str] = Field(
-        description="what to do, the likeliest first",
+        description="what to do: first about what code names, then what else was noticed",
         examples=[["Your signature matches if @path is percent-decoded; sign the raw path."]],
     )

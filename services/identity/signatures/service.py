@@ -70,7 +70,8 @@ async def _keys(
     organization_id = principal.organization_id
     good: list[Verifier] = []
     unreadable = []
-    for row in await repository.good(session, organization_id, api_key_id, at):
+    rows = await repository.good(session, organization_id, api_key_id, at)
+    for row in rows:
         key = _verifier(vault, organization_id, row)
         if key is None:
             unreadable.append(str(row["id"]))
@@ -85,7 +86,8 @@ async def _keys(
         return found
     if other["api_key_id"] != api_key_id:
         return replace(found, elsewhere=str(other["api_key_id"]))
-    return replace(found, ended=_ended_key(vault, organization_id, other, at))
+    successor = next((str(row["id"]) for row in rows if row["rotated_from"] == named), None)
+    return replace(found, ended=_ended_key(vault, organization_id, other, at, successor))
 
 
 def _verifier(vault: Vault, organization_id: UUID, row: Record) -> Verifier | None:
@@ -100,14 +102,14 @@ def _verifier(vault: Vault, organization_id: UUID, row: Record) -> Verifier | No
         return None
 
 
-def _ended_key(vault: Vault, organization_id: UUID, row: Record, at: datetime) -> Ended | None:
+def _ended_key(vault: Vault, organization_id: UUID, row: Record, at: datetime, successor: str | None) -> Ended | None:
     key = _verifier(vault, organization_id, row)
     ends = [(row["revoked_at"], "was revoked"), (row["expires_at"], "expired")]
     before = [(moment, what) for moment, what in ends if moment is not None and moment <= at]
     if key is None or not before:
         return None
     moment, what = min(before)
-    return Ended(key, f"{what} {(at - moment).total_seconds():.0f} s before")
+    return Ended(key, f"{what} {(at - moment).total_seconds():.0f} s before", successor)
 
 
 def _uuid(text: str | None) -> UUID | None:
@@ -123,5 +125,8 @@ def _ended(api_key: Record, at: datetime) -> tuple[str, str] | None:
         return "api_key_revoked", "The API key has been revoked."
     ends = [moment for moment in (api_key["expires_at"], api_key["overlap_ends_at"]) if moment is not None]
     if ends and min(ends) <= at:
+        if api_key["overlap_ends_at"] == min(ends):
+            says = f"The API key's overlap has ended; use its successor, {api_key['replaced_by']}."
+            return "api_key_expired", says
         return "api_key_expired", "The API key has expired."
     return None

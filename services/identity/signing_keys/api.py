@@ -47,7 +47,8 @@ async def create_signing_key(
 ) -> Response:
     """Make a signing key, at most 5 that work for one API key. Its secret is in this answer and nowhere else.
 
-    Requests need no signature before the API key's ``signature_policy`` says so.
+    Requests need no signature before the API key's ``signature_policy`` says so. A public key that a signing key of the
+    API key has, and that works, is refused: 409 with the code `signing_key_exists`, and its id as `signing_key_id`.
     """
     api_key = await api_keys.get(session, principal, key_id, lock=True)
     return _new(*await service.create(session, edge.vault, principal, api_key, body))
@@ -88,7 +89,11 @@ async def rotate_signing_key(
     signing_key_id: UUID,
     body: SigningKeyRotate,
 ) -> Response:
-    """Make a signing key's successor; the old one goes on working for ``overlap_seconds``."""
+    """Make a signing key's successor; the old one goes on working for ``overlap_seconds``.
+
+    A successor has another public key than the keys that work, the old one among them: 409 with the code
+    `signing_key_exists` otherwise, and the id of the one that has it as `signing_key_id`.
+    """
     api_key = await api_keys.get(session, principal, key_id, lock=True)
     before = await service.get(session, principal, api_key, signing_key_id)
     check_if_match(request, before["version"])

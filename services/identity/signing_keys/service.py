@@ -39,13 +39,17 @@ async def create(
 ) -> tuple[dict[str, Any], str | None]:
     """Store a key of an API key; what is shown of it, and the secret (of HMAC) that nobody will see again.
 
-    Raises ``Conflict`` (``too_many_signing_keys``; the API key is revoked), ``Forbidden`` for a caller who may less
-    than the API key, ``ValidationFailed`` for a past expiry or a public key that is missing or not asked for.
+    Raises ``Conflict`` (``too_many_signing_keys``; ``signing_key_exists`` for a public key that one that works has;
+    the API key is revoked), ``Forbidden`` for a caller who may less than the API key, ``ValidationFailed`` for a past
+    expiry or a public key that is missing or not asked for.
     """
     rules.require_alive(api_key)
     rules.check_covers(principal, api_key["scopes"])
-    _check_room(len(await _alive(session, principal, api_key["id"])))
-    key = _Key(body.algorithm, _material(body.algorithm, body.public_key), body.ends_at(clock.now()))
+    alive = await _alive(session, principal, api_key["id"])
+    material = _material(body.algorithm, body.public_key)
+    _check_new(alive, material)
+    _check_room(len(alive))
+    key = _Key(body.algorithm, material, body.ends_at(clock.now()))
     rules.check_expiry(key.expires_at)
     return await _add(session, vault, principal, api_key["id"], key)
 
@@ -72,9 +76,11 @@ async def rotate(
     if before["id"] in {row["rotated_from"] for row in alive}:
         raise Conflict("The signing key has a successor already; rotate that one.", code="already_rotated")
     at_once = body.overlap_seconds == 0
-    _check_room(len(alive) - at_once)
     algorithm: Algorithm = before["algorithm"]
-    key = _Key(algorithm, _material(algorithm, body.public_key), body.expires_at, rotated_from=before["id"])
+    material = _material(algorithm, body.public_key)
+    _check_new(alive, material)
+    _check_room(len(alive) - at_once)
+    key = _Key(algorithm, material, body.expires_at, rotated_from=before["id"])
     rules.check_expiry(key.expires_at)
     made, secret = await _add(session, vault, principal, api_key["id"], key)
     ends_at = clock.now() + timedelta(seconds=body.overlap_seconds)
@@ -205,6 +211,20 @@ async def _alive(session: Session, principal: Principal, api_key_id: UUID) -> li
 
 def _algorithms(keys: Iterable[Record]) -> set[str]:
     return {row["algorithm"] for row in keys}
+
+
+def _check_new(alive: Iterable[Record], material: bytes) -> None:
+    """One public key, one id: revoking a key must leave nothing that goes on taking its signatures.
+
+    Secrets are always new. Of two requests at a time the second waits for the API key's lock, and finds the first's.
+    """
+    for row in alive:
+        if row["algorithm"] == "ed25519" and row["material"] == material:
+            raise Conflict(
+                f"The API key has this public key already, as the signing key {row['id']}; use that, or send another.",
+                code="signing_key_exists",
+                signing_key_id=str(row["id"]),
+            )
 
 
 def _check_room(alive: int) -> None:

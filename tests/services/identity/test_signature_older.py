@@ -123,7 +123,8 @@ def test_the_time_is_wrong(time: str, code: str, says: str) -> None:
     assert found.code == code
     assert says in (found.components[0].problem or "")
     assert found.components[0].problem == found.parameters[0].problem
-    assert one_hint(found).startswith(RIGHT)
+    assert found.hints[0] == f"X-Timestamp: {found.parameters[0].problem}"
+    assert found.hints[1].startswith(RIGHT)
 
 
 def test_it_needs_a_shared_secret() -> None:
@@ -161,4 +162,5 @@ class TestWhichScheme:
     def test_the_other_one(self, policy: Policy, signed: str) -> None:
         found = self.ask(policy, signed)
         assert (found.scheme, found.code) == (policy, "signature_missing")
-        assert f"signature_policy asks for {policy}" in found.hints[-1]
+        assert f"is not looked at: this API key's signature_policy asks for {policy}" in found.hints[0]
+        assert "The request is not signed" not in str(found.hints)

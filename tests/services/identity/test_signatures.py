@@ -121,14 +121,16 @@ class TestVerifySignature:
         assert found["code"] == "signature_key"
         (named,) = [each for each in found["parameters"] if each["name"] == "keyid"]
         assert named["problem"] == "This signing key was revoked 40 s before; sign with another one."
-        assert found["hints"][0].startswith("The signature itself is right")
+        assert found["hints"][0] == f"keyid: {named['problem']}"
+        assert found["hints"][1].startswith("The signature itself is right")
 
     async def test_200_a_signing_key_of_another_api_key(self, owner: Person, frozen_clock: FixedClock) -> None:
         key, live = await signs(owner), await signs(owner, mode="live")
         found = await key.told(live.request())
         (named,) = [each for each in found["parameters"] if each["name"] == "keyid"]
         assert named["problem"] == f"This is a signing key of another API key, {live.api_key['id']}."
-        assert "No usual mistake" in found["hints"][0]
+        assert found["hints"][0] == f"keyid: {named['problem']}"
+        assert "No usual mistake" in found["hints"][1]
 
     async def test_200_nothing_of_another_organisation_is_told(
         self, owner: Person, stranger: Person, frozen_clock: FixedClock
@@ -144,7 +146,8 @@ class TestVerifySignature:
         change = {"expires_at": "2026-01-15T12:01:00Z"}
         assert (await owner.http.patch(f"/v1/api-keys/{key.api_key['id']}", json=change)).status_code == 200
         frozen_clock.advance(seconds=120)
-        assert (await key.told(at=NOW + 60))["code"] == "api_key_expired"
+        ended = await key.told(at=NOW + 60)
+        assert (ended["code"], ended["hints"][0]) == ("api_key_expired", "The API key has expired.")
         await owner.http.delete(f"/v1/api-keys/{key.api_key['id']}")
         assert (await key.told(at=None))["code"] == "api_key_revoked"
         assert (await key.told())["valid"]
@@ -219,6 +222,37 @@ class TestVerifySignature:
         problem(await owner.http.post(VERIFY, content=b'{"a', headers=headers), 400, "malformed_json")
         problem(await owner.http.post(VERIFY, content=b'{"url":"\\ud800"}', headers=headers), 400, "malformed_json")
         problem(await owner.http.post(VERIFY, content=b"{}"), 415, "unsupported_media_type")
+
+    async def test_200_a_key_whose_overlap_has_ended_names_its_successor(
+        self, owner: Person, frozen_clock: FixedClock
+    ) -> None:
+        key = await signs(owner)
+        answer = await owner.http.post(f"{key.path}/{key.signing_key['id']}/rotate", json={"overlap_seconds": 60})
+        assert (await key.told(at=NOW + 59))["valid"]
+        found = await key.told(at=NOW + 100)
+        says = f"This signing key expired 40 s before; sign with its successor, {answer.json()['id']}."
+        assert (found["code"], found["hints"][0]) == ("signature_key", f"keyid: {says}")
+        assert "After a rotation sign with the successor" in found["detail"]
+
+    async def test_200_an_api_key_whose_overlap_has_ended(self, owner: Person, frozen_clock: FixedClock) -> None:
+        key = await signs(owner)
+        rerolled = await owner.http.post(f"/v1/api-keys/{key.api_key['id']}/reroll", json={"overlap_seconds": 60})
+        found = await key.told(at=NOW + 100)
+        assert found["code"] == "api_key_expired"
+        assert found["hints"][0] == f"The API key's overlap has ended; use its successor, {rerolled.json()['id']}."
+
+    async def test_200_a_method_in_lower_case(self, owner: Person, frozen_clock: FixedClock) -> None:
+        key = await signs(owner)
+        found = await key.told(method="post")
+        assert (found["valid"], found["code"]) == (False, "bad_request")
+        assert found["hints"][0].startswith("The method given is post, and methods are case-sensitive")
+
+    async def test_200_a_key_that_need_not_sign(self, owner: Person, frozen_clock: FixedClock) -> None:
+        key = await signs(owner)
+        assert (await ask_for(owner, key.path, "off")).status_code == 200
+        found = await key.told(headers={})
+        assert (found["valid"], found["code"]) == (True, None)
+        assert found["detail"].startswith("This API key need not sign")
 
 
 ALPHABET = string.printable[:95] + '";=():,\té\xff☃'

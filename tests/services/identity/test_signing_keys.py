@@ -82,9 +82,9 @@ class TestCreateSigningKey:
 
     async def test_201_a_public_key_in_pem(self, owner: Person) -> None:
         key = Ed25519PublicKey.from_public_bytes(b64decode(PUBLIC_KEY))
-        path = await place(owner)
         for text in (pem(key), f"\n{pem(key)}\n", pem(key).replace("\n", "\r\n")):
-            assert (await sign_with(owner, path, algorithm="ed25519", public_key=text))["public_key"] == PUBLIC_KEY
+            made = await sign_with(owner, await place(owner), algorithm="ed25519", public_key=text)
+            assert made["public_key"] == PUBLIC_KEY
 
     async def test_201_for_a_while(self, owner: Person, frozen_clock: FixedClock) -> None:
         path = await place(owner)

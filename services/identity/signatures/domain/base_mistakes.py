@@ -20,6 +20,11 @@ from shared.signing.digests import content_digest
 Other = tuple[str, str, str, bool]
 """Another value: what it is, what is assumed, what to do, whether it is usual."""
 _MOST_LINES = 20
+_USUAL_TYPES = (
+    "application/json", "application/json; charset=utf-8", "application/json;charset=UTF-8",
+    "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "text/plain; charset=utf-8", "text/plain",
+    "application/octet-stream",
+)  # fmt: skip
 _SAME = "sign the value of Signature-Input behind its label, character by character"
 
 
@@ -65,6 +70,7 @@ def _others(sent: Sent, name: str, value: str) -> Iterator[Other]:
     match name:
         case "@method":
             yield value.lower(), "@method is in lower case", "sign it in upper case, as it is sent", True
+            yield value.capitalize(), "@method is not all in upper case", "sign it in upper case, as it is sent", False
             for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
                 yield method, f"@method says {method}", f"sign {value}, the method that is sent", False
         case "@authority":
@@ -75,15 +81,23 @@ def _others(sent: Sent, name: str, value: str) -> Iterator[Other]:
             yield from _queries(sent.query)
         case "content-digest":
             yield from _digests(sent)
+        case _ if not value and not name.startswith("@"):
+            yield from _not_given(name)
         case "content-type":
             bare = value.partition(";")[0].strip()
             yield bare, "content-type lacks its charset", "sign the field as it is sent", True
             yield f"{bare}; charset=utf-8", "content-type has a charset", "sign the field as it is sent", True
             yield f"{bare};charset=UTF-8", "content-type has a charset", "sign the field as it is sent", False
-    if not name.startswith("@"):
+    if value and not name.startswith("@"):
         yield value.lower(), f"{name} is in lower case", "sign the field as it is sent", False
         yield f'"{value}"', f"{name} stands in quotes", "sign the field as it is sent", False
         yield value.strip('"'), f"{name} lacks its quotes", "sign the field as it is sent", False
+
+
+def _not_given(name: str) -> Iterator[Other]:
+    """Of a field without a value here: what clients send of their own accord."""
+    for value in _USUAL_TYPES if name == "content-type" else ():
+        yield value, f"content-type is {value}", "give the field here as it was sent", True
 
 
 def _authorities(sent: Sent) -> Iterator[Other]:

@@ -66,7 +66,7 @@ def problem_of(sent: Sent, identifier: str) -> str | None:
     if name.startswith("@") and name not in DERIVED:
         return f"There is no component {shortened(name)}; {', '.join(DERIVED)} and header fields can be covered."
     if value_of(sent, identifier) is None:
-        return "The request does not have it; send it, or do not cover it."
+        return "The request does not have it; give it here as it was sent, or send it, or do not cover it."
     return None
 
 

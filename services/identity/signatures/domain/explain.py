@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from services.identity.signatures.domain import older, rfc9421
@@ -10,33 +11,101 @@ from services.identity.signatures.domain.request import Sent
 
 Policy = Literal["off", "v0", "both", "v1"]
 
+_FIELDS = {"v1": "Signature-Input and Signature", "v0": "X-Timestamp and X-Signature"}
+_NAMES = {"v1": "by RFC 9421 (v1)", "v0": "by the older scheme (v0)"}
+_UNSIGNED = {
+    "v1": "The request is not signed. Sign signature_base with a signing key, and send Signature-Input: "
+    'gdn=(…);created=… (what stands in the base behind "@signature-params": ) and Signature: '
+    "gdn=:<the base64 of the signature>:.",
+    "v0": "The request is not signed. Sign signature_base with HMAC-SHA256 and a signing key's secret, and send "
+    "X-Timestamp (the digits before the colon) and X-Signature, its 64 hexadecimal digits.",
+}
+_OFF = (
+    "This API key need not sign: its signature_policy is off, and the gateway lets its requests pass without "
+    "looking at a signature."
+)
+
 
 def explain(sent: Sent, policy: Policy, keys: Keys, at: float, ended: tuple[str, str] | None = None) -> Explanation:
     """Why the gateway would refuse a request at ``at`` (unix seconds), or that it would not.
 
-    While ``policy`` is off, the request is looked at as if it had to be signed in the way that it is. ``ended``: code and
-    detail of the gateway for an API key that is worth nothing at that time.
+    While ``policy`` is off, a signature is looked at as if it had to be there. ``ended``: code and detail of the
+    gateway for an API key that is worth nothing at that time.
     """
     older_fields = bool({"x-signature", "x-timestamp"} & sent.fields.keys())
     newer_fields = bool({"signature", "signature-input"} & sent.fields.keys())
     by_older = policy == "v0" or (older_fields and (policy == "both" or (policy == "off" and not newer_fields)))
-    found = older.explain(sent, keys, at) if by_older else rfc9421.explain(sent, keys, at)
-    if ended is not None:
-        found.valid, (found.code, found.detail) = False, ended
-    if by_older and newer_fields and not older_fields:
-        found.hints.append("The request is signed as RFC 9421 says, and this API key's signature_policy asks for v0.")
-    if not by_older and older_fields and not newer_fields:
-        found.hints.append(
-            "The request is signed by the older scheme, and this API key's signature_policy asks for v1."
-        )
+    upper = replace(sent, method=sent.method.upper())
+    found = older.explain(upper, keys, at) if by_older else rfc9421.explain(upper, keys, at)
+    signed, unseen = (older_fields, newer_fields) if by_older else (newer_fields, older_fields)
+    _say_scheme(found, policy, signed=signed, unseen=unseen)
     if policy == "off":
-        found.hints.append(
-            "This API key's signature_policy is off: the gateway asks for no signature, and checks none."
-        )
-    for key_id in keys.unreadable:
-        found.hints.append(f"The secret of the signing key {key_id} cannot be read any more; make a new one.")
+        _say_off(found, signed=signed)
+    found.hints += [
+        f"The secret of the signing key {key_id} cannot be read any more; make a new one." for key_id in keys.unreadable
+    ]
     found.hints += _of_length(sent)
+    if ended is not None:
+        _refuse(found, *ended, ended[1])
+    if upper.method != sent.method:
+        _say_method(found, sent.method)
     return found
+
+
+def _refuse(found: Explanation, code: str, detail: str, hint: str) -> None:
+    """What the gateway says before it looks at a signature."""
+    found.valid, found.code, found.detail = False, code, detail
+    found.hints.insert(0, hint)
+
+
+def _say_scheme(found: Explanation, policy: Policy, *, signed: bool, unseen: bool) -> None:
+    """Which scheme the API key asks for, where the request is signed by another, by both or by none."""
+    scheme, other = (found.scheme, "v0" if found.scheme == "v1" else "v1")
+    if signed and unseen:
+        asked = "one scheme is looked at" if policy in {"both", "off"} else f"its signature_policy asks for {scheme}"
+        found.hints.append(f"{_FIELDS[other]} are not looked at: {asked}, and the request has {_FIELDS[scheme]}, too.")
+    if signed:
+        return
+    says = _UNSIGNED[scheme]
+    if unseen:
+        says = (
+            f"The request is signed {_NAMES[other]}, and that is not looked at: this API key's signature_policy asks "
+            f"for {scheme}. Sign it {_NAMES[scheme]}, with {_FIELDS[scheme]}."
+        )
+    elif policy == "both":
+        says += f" This API key's signature_policy is both: a signature {_NAMES[other]}, {_FIELDS[other]}, is as right."
+    elif policy != "off":
+        says += f" This API key's signature_policy asks for {scheme}."
+    if found.code == "signature_missing":
+        found.hints = [says, *(hint for hint in found.hints if hint != found.detail)]
+    else:
+        found.hints.append(says)
+
+
+def _say_off(found: Explanation, *, signed: bool) -> None:
+    if signed:
+        found.hints.append(_OFF)
+        found.detail = f"{_OFF} If it did: {found.detail}"
+    else:
+        found.valid, found.code, found.detail = True, None, _OFF
+        found.hints.insert(0, _OFF)
+
+
+def _say_method(found: Explanation, method: str) -> None:
+    """The gateway takes no method in lower case; what was signed is explained as if the right one was sent."""
+    upper = method.upper()
+    says = (
+        f"The method given is {method}, and methods are case-sensitive: sent like that the gateway answers 400 "
+        f"and looks at no signature. Send {upper}, and sign {upper}; if your client sends {upper} already, "
+        "give that here."
+    )
+    if found.valid:
+        found.hints.insert(0, f"With {upper} for its method the request would pass.")
+    _refuse(found, "bad_request", f"The gateway answers 400: {method} is no method, {upper} is.", says)
+    for component in found.components:
+        if component.name == "@method":
+            component.value = method
+            component.problem = f"{component.problem or ''} Methods are case-sensitive; send and sign {upper}.".strip()
 
 
 def _of_length(sent: Sent) -> list[str]:

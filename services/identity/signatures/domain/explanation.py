@@ -58,10 +58,13 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A signing key that could not be used any more. ``why``: what is said of it, "was revoked 60 s before"."""
+    """A signing key that could not be used any more. ``why``: what is said of it, "was revoked 60 s before".
+    ``successor``: the id of the key that was made of it by a rotation, if that one can be used.
+    """
 
     key: Verifier
     why: str
+    successor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ _UNEXPLAINED = (
     "No usual mistake explains the signature. Compare the text that you sign with signature_base, character by "
     "character; where they are the same, it was made with another secret."
 )
+_NO_SHARED = "The older scheme needs a shared secret; make a signing key of hmac-sha256."
+_DIGITS = re.compile(r"[0-9]{10,13}")
 _AS_IS = "sign <X-Timestamp>:<content>"
 _PREFIX = re.compile(r"(?:hmac-)?(?:sha-?256|v0|v1)[=:]", re.IGNORECASE)
 _WANTED = "X-Signature is 64 hexadecimal digits and nothing else"
@@ -57,10 +59,11 @@ def explain(sent: Sent, keys: Keys, at: float) -> Explanation:
     time = sent.fields.get("x-timestamp")
     timing = _time_problem(time, at)
     signature, hints, problem = _signature(sent.fields.get("x-signature"))
-    if code is not None and secrets and signature is not None:
-        hints.append(_of_signature(sent, time or "", signature, secrets))
-    if code is not None and not secrets:
-        hints.append("The older scheme needs a shared secret; make a signing key of hmac-sha256.")
+    if code is not None:
+        told = [*hints]
+        if secrets and signature is not None:
+            told.append(_of_signature(sent, time or "", signature, secrets))
+        hints = [_fault(code, detail, time, timing, problem, told), *told]
     begin = time if time and time.isascii() and time.isdigit() else str(int(at * 1000))
     base = legible(f"{begin}:".encode() + sent.content)[:_LONGEST_BASE]
     covered = [
@@ -71,7 +74,19 @@ def explain(sent: Sent, keys: Keys, at: float) -> Explanation:
         Parameter("x-timestamp", _shown(time), timing),
         Parameter("x-signature", _shown(sent.fields.get("x-signature")), problem),
     ]
-    return Explanation(code is None, code, detail, "v0", base, covered, Digest(), given, hints)
+    return Explanation(code is None, code, detail, "v0", base, covered, Digest(), given, list(dict.fromkeys(hints)))
+
+
+def _fault(
+    code: str, detail: str, time: str | None, timing: str | None, problem: str | None, told: Sequence[str]
+) -> str:
+    """The one fault that ``code`` names, in the order in which the gateway looks."""
+    if code == "signature_key":
+        return _NO_SHARED
+    untimely = timing is not None and (code == "signature_time" or not _DIGITS.fullmatch(time or ""))
+    if code in {"signature_time", "signature_malformed"} and (untimely or problem is not None):
+        return f"X-Timestamp: {timing}" if untimely else f"{problem}"
+    return told[0] if code == "signature_mismatch" and told else detail
 
 
 def _shown(text: str | None) -> str | None:

@@ -114,7 +114,8 @@ def _key_id(value: Bare | None, keys: Keys) -> str | None:
     if keys.good_one(value) is not None:
         return None
     if keys.ended is not None and keys.ended.key.key_id == value:
-        return f"This signing key {keys.ended.why}; sign with another one."
+        other = "another one" if keys.ended.successor is None else f"its successor, {keys.ended.successor}"
+        return f"This signing key {keys.ended.why}; sign with {other}."
     if value in keys.unreadable:
         return "This signing key's secret cannot be read any more; revoke it and make a new one."
     if keys.elsewhere is not None:

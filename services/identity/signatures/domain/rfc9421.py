@@ -9,6 +9,7 @@ from services.identity.signatures.domain.base_mistakes import of_base
 from services.identity.signatures.domain.content import explain_digest
 from services.identity.signatures.domain.covered import as_listed, as_wanted, components
 from services.identity.signatures.domain.explanation import Component, Digest, Explanation, Keys, Parameter
+from services.identity.signatures.domain.fault import fault_of, lacking, not_given
 from services.identity.signatures.domain.key_mistakes import of_keys
 from services.identity.signatures.domain.parameters import none_at_all, parameters, suggested
 from services.identity.signatures.domain.reading import Reading, read
@@ -19,34 +20,34 @@ from shared.signing.failures import Refused
 from shared.signing.fields import Signed
 
 _HOLDS = "The signature holds: the gateway lets the request pass once, with a nonce that was not used before."
-_UNSIGNED = (
-    "The request is not signed. Sign signature_base with a signing key, and send Signature-Input: gdn=(…);created=… (what "
-    'stands in the base behind "@signature-params": ) and Signature: gdn=:<the base64 of the signature>:.'
-)
 _RIGHT = "The signature itself is right for what it covers: your secret and your base are good."
 _UNEXPLAINED = (
     "No usual mistake explains the signature. Compare the text that you sign with signature_base, character by "
     "character; where they are the same, it was made with another secret."
 )
 
+_NO_TYPE = (
+    "Content-Type is missing among the headers given here, and there is content. If the request was sent with one "
+    "(many clients add it by themselves), give it here, too: then it must be covered."
+)
+
 
 def explain(sent: Sent, keys: Keys, at: float) -> Explanation:
     """What the gateway would say at ``at`` (unix seconds) of a request that must be signed, and why."""
-    code, detail = _verdict(sent, keys, at)
+    refused = _verdict(sent, keys, at)
     reading, hints = read(sent)
     signed = None if reading is None else reading.signed
     identifiers = signed.components if signed else ()
     digest = explain_digest(sent)
     covered = components(sent, identifiers)
     given = parameters(signed, keys, at) if signed else none_at_all()
-    if code is not None:
-        hints += _of_values(digest, given)
-        if reading is not None:
-            hints += _of_signature(sent, reading, keys, covered)
-        elif not {"signature-input", "signature"} & sent.fields.keys():
-            hints.append(_UNSIGNED)
+    if refused is not None:
+        told = hints + (_of_signature(sent, reading, keys, covered) if reading is not None else [])
+        hints = [fault_of(refused, covered, given, digest, told), *told, *_of_values(digest, given)]
+    hints += _of_fields(sent, covered)
     base = legible(_wanted(sent, signed, keys, at))
-    return Explanation(code is None, code, detail, "v1", base, covered, digest, given, hints)
+    code, detail = (None, _HOLDS) if refused is None else (refused.code, refused.detail)
+    return Explanation(code is None, code, detail, "v1", base, covered, digest, given, list(dict.fromkeys(hints)))
 
 
 def key_id_of(sent: Sent) -> str | None:
@@ -56,15 +57,15 @@ def key_id_of(sent: Sent) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _verdict(sent: Sent, keys: Keys, at: float) -> tuple[str | None, str]:
+def _verdict(sent: Sent, keys: Keys, at: float) -> Refused | None:
     try:
         verified = v1.verify(sent.message(), keys.good_one, at)
         if verified.digest is not None:
             verified.digest.update(sent.content)
             verified.digest.check()
     except Refused as refused:
-        return refused.code, refused.detail
-    return None, _HOLDS
+        return refused
+    return None
 
 
 def _wanted(sent: Sent, signed: Signed | None, keys: Keys, at: float) -> str:
@@ -85,6 +86,14 @@ def _of_values(digest: Digest, given: Sequence[Parameter]) -> list[str]:
     return times + digests
 
 
+def _of_fields(sent: Sent, covered: Sequence[Component]) -> list[str]:
+    """What may have been sent and was not given here."""
+    lacks = lacking(covered)
+    if not sent.content or "content-type" in sent.fields or "content-type" in lacks:
+        return [not_given(each) for each in lacks]
+    return [*(not_given(each) for each in lacks), _NO_TYPE]
+
+
 def _of_signature(sent: Sent, reading: Reading, keys: Keys, covered: Sequence[Component]) -> list[str]:
     """What the signature's bytes tell: what was signed, if it was signed with what we know. Marks the components."""
     named = keys.named(reading.signed.parameters.get("keyid"))
@@ -103,7 +112,10 @@ def _of_signature(sent: Sent, reading: Reading, keys: Keys, covered: Sequence[Co
     made = explaining(draft, mistakes, primary)
     for mistake in made:
         _mark(covered, mistake)
-    return [sentence(made)] if made else [_UNEXPLAINED]
+    if made:
+        return [sentence(made)]
+    lacks = ", ".join(shortened(each) for each in lacking(covered))
+    return [f"Whether the signature is right cannot be told without the value of {lacks}." if lacks else _UNEXPLAINED]
 
 
 def _mark(covered: Sequence[Component], mistake: Mistake[Draft]) -> None:

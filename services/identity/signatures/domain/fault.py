@@ -1,0 +1,81 @@
+"""The one fault for which a signature of RFC 9421 is refused, in words: what ``code`` names, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from services.identity.signatures.domain.explanation import Component, Digest, Parameter
+from services.identity.signatures.domain.request import shortened
+from shared.signing.failures import Refused
+
+
+def fault_of(
+    refused: Refused, covered: Sequence[Component], given: Sequence[Parameter], digest: Digest, told: Sequence[str]
+) -> str:
+    """What the gateway has refused; its own words where there are no better ones.
+
+    ``told`` is what was found out besides: how the fields are written, then what explains the signature.
+    """
+    problems = {each.name: f"{each.name}: {each.problem}" for each in given if each.problem}
+    match refused.code:
+        case "signature_key":
+            found: Sequence[str | None] = [problems.get("keyid")]
+        case "signature_algorithm":
+            found = [problems.get("alg")]
+        case "signature_time":
+            found = [problems.get("created"), problems.get("expires")]
+        case "signature_missing":
+            labels = (each for each in told if each.startswith(("Signature has the label", "Signature has no member")))
+            found = [problems.get("tag") if "tag=" in refused.detail else next(labels, None)]
+        case "signature_incomplete":
+            found = list(_incomplete(covered, given, problems))
+        case "signature_malformed":
+            found = [_malformed(refused.detail, covered, digest, told)]
+        case "signature_digest":
+            found = [digest.problem]
+        case _:
+            found = told
+    return next((each for each in found if each is not None), refused.detail)
+
+
+def lacking(covered: Sequence[Component]) -> list[str]:
+    """The names of header fields that are covered, and not among those that were given."""
+    return [each.name for each in covered if each.covered and each.value is None and each.name[:1] not in {"@", '"'}]
+
+
+def not_given(name: str) -> str:
+    """What to say of a field that is covered and lacking."""
+    return (
+        f"The signature covers {shortened(name)}, and that is missing among the headers given here: give it as it was "
+        "sent. If the request was sent without it, send it, or do not cover it."
+    )
+
+
+def _incomplete(
+    covered: Sequence[Component], given: Sequence[Parameter], problems: dict[str, str]
+) -> Iterator[str | None]:
+    """In the order in which the gateway looks."""
+    values = {each.name: each.value for each in given}
+    yield from (problems.get(name) for name in ("keyid", "alg") if not isinstance(values.get(name), str))
+    if missing := [each for each in covered if not each.covered]:
+        sends = " Send Content-Digest." if any(each.value is None for each in missing) else ""
+        yield (
+            f"The signature must cover {', '.join(each.name for each in missing)}, too: add it to the list in "
+            f"Signature-Input, and its line to the base.{sends}"
+        )
+    yield from (problems.get(name) for name in ("created", "expires") if not isinstance(values.get(name), int))
+    yield problems.get("nonce")
+    yield from (not_given(each.name) for each in covered if each.covered and each.value is None)
+
+
+def _malformed(detail: str, covered: Sequence[Component], digest: Digest, told: Sequence[str]) -> str | None:
+    """The gateway's words begin with the field, or with the component in its quotes."""
+    if detail.startswith('"'):
+        wrong = (
+            each for each in covered if each.problem and detail.startswith((f'"{each.name}" is', f"{each.name} is"))
+        )
+        return next((f"{each.name}: {each.problem}" for each in wrong), None)
+    field = detail.partition(" ")[0]
+    if field == "Content-Digest":
+        return digest.problem
+    return next((each for each in told if each.startswith(f"{field} ")), None)

@@ -129,6 +129,7 @@ class Exchange(Answering):
         if core.shedder.share and core.shedder.refuses(self._priority):
             core.metrics.shed(self._priority)
             raise Overloaded("The gateway has more to do than it can do in time; try again in a second.")
+        core.guards[route.service].bulkhead.check(self._priority)
         credential = core.authenticator.by_warm_key(self.noted.get(b"authorization"))
         if credential is None:
             public = core.table.is_public(method, path)

@@ -56,11 +56,21 @@ class Bulkhead:
         self.inside += 1
         return True
 
+    def check(self, priority: Priority) -> None:
+        """Raise ``Overloaded`` where all places to wait are taken, by those who are as important.
+
+        Asked before anything is spent on a request, or refusing would cost what answering others needs.
+        """
+        if len(self._queue) >= self._most and max(self._queue)[0] <= priority:
+            raise _overloaded()
+
     async def enter(self, priority: Priority) -> None:
         """Take a place, or wait for one; raises ``Overloaded``."""
         if self.try_enter(priority):
             return
-        self._make_room(priority)
+        self.check(priority)
+        if len(self._queue) >= self._most:
+            self._send_away_the_last()
         now = self._clock()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (priority, next(self._numbers), turn, now)
@@ -104,13 +114,9 @@ class Bulkhead:
         standing = since is not None and now - since > STANDING_SECONDS
         return CONGESTED_SECONDS if standing else PATIENCE_SECONDS
 
-    def _make_room(self, priority: Priority) -> None:
-        """Where all places to wait are taken, the least important and latest of all has to go."""
-        if len(self._queue) < self._most:
-            return
+    def _send_away_the_last(self) -> None:
+        """The least important and latest of all has to go."""
         last = max(self._queue)
-        if last[0] <= priority:
-            raise _overloaded()
         self._queue.remove(last)
         heapq.heapify(self._queue)
         if not last[2].done():

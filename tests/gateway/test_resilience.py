@@ -69,6 +69,22 @@ def test_a_service_that_hangs_holds_up_so_many_and_no_more(front_of: Any) -> Non
         assert front.get("/livez").status == 200
 
 
+def test_where_nobody_more_may_wait_nothing_is_spent_on_a_request(
+    front_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even a look at who asks."""
+    with raw_service(always(OK)) as service, front_of(service.url) as front:
+        bulkhead = front.gateway._pipeline.guards["echo"].bulkhead
+        assert front.get("/v1/private").status == 401
+        queue = [(Priority.INTERACTIVE, number, None, 0.0) for number in range(AT_ONCE)]
+        monkeypatch.setattr(bulkhead, "_queue", queue)
+        assert (front.get("/v1/private").code, len(queue)) == ("overloaded", AT_ONCE)
+        queue[-1] = (Priority.BULK, AT_ONCE, None, 0.0)
+        assert front.get("/v1/private").status == 401
+        monkeypatch.undo()
+        assert front.get().status == 200
+
+
 def test_an_answer_that_has_begun_holds_up_nobody(front_of: Any) -> None:
     async def script(visit: Visit) -> None:
         await visit.head()

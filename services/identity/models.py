@@ -142,8 +142,8 @@ signing_keys = tenant_table(
     _moment("updated_at"),
 )
 
-# Read and written by functions of the database alone (migration 0004).
-for _name in ("request_nonces", "request_nonces_ahead"):
+# Read and written by functions of the database alone (migrations 0004 and 0005).
+for _name in ("request_nonces", "request_nonces_ahead", "request_nonces_spent"):
     global_table(
         _name,
         metadata,

@@ -192,7 +192,7 @@ class TestTheGatewaysRole:
     @pytest.mark.parametrize(
         "table",
         ["api_keys", "sessions", "users", "memberships", "mail_outbox", "outbox", "signing_keys", "request_nonces",
-         "request_nonces_ahead", "nonce_memory"],
+         "request_nonces_ahead", "request_nonces_spent", "nonce_memory"],
     )  # fmt: skip
     async def test_it_reads_no_table(self, gateway: asyncpg.Connection[asyncpg.Record], table: str) -> None:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
@@ -208,6 +208,7 @@ class TestTheGatewaysRole:
             "identity.resolve_api_key('x')", "identity.resolve_session('x')",
             "identity.touch_api_keys(ARRAY['x'], ARRAY[now()])",
             "identity.remember_nonces(ARRAY[gen_random_uuid()], ARRAY['x'], ARRAY[1.0], ARRAY[1.0])",
+            "identity.spend_nonce(gen_random_uuid(), 'x', 1.0)", "identity.is_nonce_spent(gen_random_uuid(), 'x')",
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("service", ["crm", "identity"])

@@ -21,7 +21,8 @@ from shared.settings import Settings
 GLOBAL = {
     # Asked before the organisation is known: who signs in, with what, and where to.
     "identity": {"roles", "organizations", "users", "memberships", "sessions", "invitations", "one_time_tokens", "api_keys",
-                 "mail_outbox", "request_nonces", "request_nonces_ahead", "nonce_memory"},
+                 "mail_outbox", "request_nonces", "request_nonces_ahead", "request_nonces_spent",
+                 "nonce_memory"},
     # The platform's own, the same for every organisation; which processes are alive, and how far things have come.
     "ratelimit": {"plans", "plan_policies", "replicas", "usage_batches", "audit_watermark"},
 }  # fmt: skip

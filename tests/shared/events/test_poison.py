@@ -215,7 +215,7 @@ async def test_a_handler_that_hangs_is_ended(process: ProcessFactory, monkeypatc
 async def test_a_handler_that_hangs_has_its_whole_time_once(
     process: ProcessFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.events.effects._HANDLER_SECONDS", 0.4)
+    monkeypatch.setattr("shared.events.effects._HANDLER_SECONDS", 1.5)
     database, organization, given = await process("beta"), new_id(), []
     hanging = {3, 50, 99, 150}
 
@@ -225,19 +225,19 @@ async def test_a_handler_that_hangs_has_its_whole_time_once(
             try:
                 await asyncio.sleep(60)
             finally:
-                given.append(round(asyncio.get_running_loop().time() - began, 1))
+                given.append(asyncio.get_running_loop().time() - began)
         await record(session, events)
 
-    consumer = consumer_of(database, handler, tuning=Tuning(suspect_seconds=0.1))
+    consumer = consumer_of(database, handler, tuning=Tuning(suspect_seconds=0.5))
     await consumer.process(received([make_event(n, organization=organization) for n in range(200)]))
     letters = await dead(database, GROUP)
     assert {(each.reason, each.attempts) for each in letters} == {("failed", 1)}
     assert {CloudEvent.from_json(each.body).sequence for each in letters} == hanging
     assert await count(database) == 196
-    assert given.count(0.4) == 1
+    assert sum(each > 1 for each in given) == 1
     assert len(given) == 6  # two runs of 100 that hung, and each event once
     await consumer.process(received([make_event(n, organization=organization) for n in range(200)]))
-    assert given.count(0.4) == 1  # nor is it forgotten with the batch
+    assert sum(each > 1 for each in given) == 1  # nor is it forgotten with the batch
 
 
 async def test_an_event_that_cannot_be_written_is_put_aside_as_it_can(process: ProcessFactory) -> None:

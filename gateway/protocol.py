@@ -35,7 +35,8 @@ HEAD, BODY, BETWEEN, CLOSING = range(4)
 """What is being read: a request's head, its body, nothing (an answer is pending or the connection idle),
 or leftovers that are thrown away because the connection is about to close."""
 
-_ONCE = (b"host", b"content-length", b"transfer-encoding")
+_ONCE = (b"host", b"content-length", b"transfer-encoding", b"content-type", b"idempotency-key")
+"""Fields of one line. Of several a signature would cover all, joined, and a service would go by the first."""
 _SLICE = 16_384
 _QUEUED = 16
 """Requests that wait for their turn on one connection, beyond which nothing more is read of it."""
@@ -362,6 +363,8 @@ class GuardedProtocol(HttpToolsProtocol):
         Closing a socket with unread data resets the connection, and a reset overtakes the answer.
         """
         unread = self.phase in (HEAD, BODY)
+        self.pipeline.clear()  # no answer can follow
+        self._unread = b""
         self.phase = CLOSING
         self._since = self.loop.time()
         if unread and self.transport.can_write_eof():

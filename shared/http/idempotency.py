@@ -25,7 +25,7 @@ from shared.errors import BadRequest, Conflict, ValidationFailed
 from shared.http.unit_of_work import UnitOfWork
 
 KEPT = timedelta(hours=24)
-_KEY = re.compile(r'^(?:"([\x20-\x21\x23-\x7e]{1,255})"|([\x21-\x7e]{1,255}))$')
+_KEY = re.compile(r'^(?:"([\x20-\x21\x23-\x7e]{1,255})"|([\x21\x23-\x7e]{1,255}))$')
 _REPLAYED_HEADERS = ("content-type", "etag", "location", "set-cookie")
 
 

@@ -304,3 +304,20 @@ def test_requests_that_wait_behind_others_are_bounded(front: Any) -> None:
     sender.join()
     assert [int(part.split(b",")[0]) for part in answers.split(b'"size":')[1:]] == sizes
     assert 0 < most < 1_000
+
+
+@pytest.mark.parametrize("name", [b"Idempotency-Key", b"Content-Type"])
+def test_a_field_of_one_line_in_two_is_refused(front: Any, name: bytes) -> None:
+    """What was signed as one line could be sent as two, and mean something else to the service."""
+    reply = front.send(POST + name + b': "x\r\n' + name + b': y"\r\nContent-Length: 0\r\n\r\n')
+    assert (reply.status, reply.code, reply.closed) == (400, "bad_request", True)
+
+
+def test_behind_the_last_answer_of_a_connection_nothing_is_done(front: Any, read: Callable[..., Any]) -> None:
+    client, before = front.connect(), len(front.echo.seen)
+    last = GET.replace(b"1.1", b"1.0") + b"Connection: keep-alive\r\n\r\n"
+    client.sendall(last + POST + b"Content-Length: 3\r\n\r\nabc" + b"GET /v1/e")
+    reply = read(client, until_closed=True)
+    assert (reply.status, b"HTTP/1.1" in reply.body) == (200, False)
+    time.sleep(0.1)
+    assert len(front.echo.seen) == before + 1

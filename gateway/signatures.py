@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -30,8 +30,6 @@ from shared.signing.message import Message
 from shared.vault import Unsealable, Vault, signing_key_context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from gateway.edge import Pair
     from gateway.stages import Call
 

@@ -23,7 +23,7 @@ from gateway.shedding import Priority, priority_of
 from gateway.stages import Call, replayed
 from gateway.trace import Trace, request_id_of
 from gateway.upstream import GATHERED_BYTES, HttpUpstream, Request
-from shared.auth import IDENTITY_HEADER, Claims, Principal
+from shared.auth import IDENTITY_HEADER, Principal
 from shared.auth.principal import ANONYMOUS
 from shared.errors import BadRequest, ContentTooLarge, NotFound, Problem
 
@@ -268,9 +268,11 @@ class Exchange(Answering):
         """What the service is told beside what the client said: who calls, and which request and trace this is."""
         core, noted, headers = self.core, self.noted, self.headers
         self.trace = trace = core.tracing.begin(noted.get(b"traceparent"), noted.get(b"tracestate"))
-        claims = (core.anonymous if credential is None else credential.claims).get(self.service)
+        kept = core.anonymous if credential is None else credential.claims
+        claims = kept.get(self.service)
         if claims is None:
-            claims = self._new_claims(credential)
+            assert self.principal is not None
+            claims = kept[self.service] = core.signer.claims(self.principal, self.service)
         headers.append((IDENTITY_HEADER, core.signer.state(claims, time.time(), self.client, self.request_id)))
         headers.append((b"x-request-id", self.request_id.encode()))
         headers.append((b"traceparent", trace.traceparent))
@@ -299,14 +301,6 @@ class Exchange(Answering):
         if self._verdict is None:
             self.scope["guardian.cycle"].respond(status, self.made(status, headers, self._forwarded_at), content)
             self.complete = True
-
-    def _new_claims(self, credential: Credential | None) -> Claims:
-        core = self.core
-        principal, kept = (
-            (ANONYMOUS, core.anonymous) if credential is None else (credential.principal, credential.claims)
-        )
-        claims = kept[self.service] = core.signer.claims(principal, self.service)
-        return claims
 
     async def _upstream_failed(self, failure: BaseException | None) -> None:
         """The service did not answer, or not to the end; what it raised is logged, never shown."""
@@ -388,8 +382,12 @@ class Exchange(Answering):
             return
         if message["type"] == "http.response.start":
             self._leave()
-            if self._on_answer is not None:
-                await self._on_answer(message["status"], message.get("headers", ()))
+            try:
+                if self._on_answer is not None:
+                    await self._on_answer(message["status"], message.get("headers", ()))
+            except Problem as problem:
+                await self._break_off(problem)
+                return
             message = self.start(message["status"], message.get("headers", ()), self._forwarded_at)
             if self._seal is None:
                 self.core.deadlines.remove(self)

@@ -65,11 +65,15 @@ class Nonces:
         return await answer
 
     async def spend(self, nonce: Nonce) -> None:
-        """What it was accepted for was refused for good: it is not good for another sending."""
+        """What it was accepted for was refused for good: it is not good for another sending.
+
+        Also when its client leaves meanwhile. Raises ``ServiceUnavailable`` when that cannot be remembered.
+        """
         try:
-            await self._fetch(SPEND, nonce.key_id, nonce.text, float(nonce.until))
+            await asyncio.shield(self._fetch(SPEND, nonce.key_id, nonce.text, float(nonce.until)))
         except (ServiceUnavailable, *AWAY) as error:
-            logger.warning("a signature whose request was refused stays good until it expires: %s", error)
+            logger.warning("that a signature is spent cannot be remembered: %s", error)
+            raise ServiceUnavailable("The answer cannot be made final right now; try again shortly.") from None
 
     async def is_spent(self, nonce: Nonce) -> bool:
         """Whether ``spend`` was called for it, by whichever process. Raises ``ServiceUnavailable``."""

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from base64 import b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -128,16 +128,27 @@ class SignatureGate:
         verified = v1.verify(message, lambda key_id: signing.find(key_id, now), now)
         nonce = Nonce(verified.key_id, verified.nonce, verified.created, verified.until)
         happens_once = _happens_once(message)
-        if not await self._nonces.remember(nonce) and (not happens_once or await self._nonces.is_spent(nonce)):
+        again = not await self._nonces.remember(nonce)
+        if again and not happens_once:
             raise _replayed()
-        content = None if verified.digest is None else _Digested(verified.digest)
+        if again:
+            await self._check_unspent(nonce)
+        check_unspent = partial(self._check_unspent, nonce) if again else None
+        content = None if verified.digest is None else _Digested(verified.digest, check_unspent)
         if content is not None and not message.has_body:
             await content.finish()
             content = None
         return Verified(receive, content, partial(self._answered, nonce) if happens_once else None)
 
+    async def _check_unspent(self, nonce: Nonce) -> None:
+        if await self._nonces.is_spent(nonce):
+            raise _replayed()
+
     async def _answered(self, nonce: Nonce, status: int, headers: Sequence[Pair]) -> None:
-        """Who is refused for good need not try again, and nobody else shall; who is to come later says so."""
+        """Who is refused for good need not try again, and nobody else shall; who is to come later is told so.
+
+        Raises ``ServiceUnavailable``, the answer to give instead of one that could not be made final.
+        """
         if 400 <= status < 500 and all(name != b"retry-after" for name, _ in headers):
             await self._nonces.spend(nonce)
 
@@ -176,10 +187,11 @@ def _replayed() -> Refused:
 
 
 class _Digested:
-    """Content with a digest that is signed."""
+    """Content with a digest that is signed. While it came, the sending before it may have been refused for good."""
 
-    def __init__(self, digest: ContentDigest) -> None:
+    def __init__(self, digest: ContentDigest, check_unspent: Callable[[], Awaitable[None]] | None) -> None:
         self._digest = digest
+        self._check_unspent = check_unspent
 
     def update(self, piece: bytes) -> None:
         self._digest.update(piece)
@@ -187,6 +199,8 @@ class _Digested:
     async def finish(self) -> None:
         try:
             self._digest.check()
+            if self._check_unspent is not None:
+                await self._check_unspent()
         except Refused as refused:
             raise problem_of(refused) from None
 

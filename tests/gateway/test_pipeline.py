@@ -10,6 +10,8 @@ import pytest
 
 from gateway.routing import Route
 from shared.auth import IdentityVerifier
+from shared.errors import ServiceUnavailable
+from tests.gateway.conftest import Echo
 from tests.gateway.upstreams import proxied
 
 
@@ -200,14 +202,15 @@ def test_routes_without_a_service_are_refused_at_the_start(start: Any, offline_s
 class _Recorder:
     """A signature stage and a quota stage that write down what they are shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_answer: Any = None) -> None:
         self.calls: list[Any] = []
         self.released: list[Any] = []
         self.refuse = False
+        self.on_answer = on_answer
 
     async def verify(self, call: Any, receive: Any) -> Any:
         self.calls.append(call)
-        return receive, None, None
+        return receive, None, self.on_answer
 
     async def take(self, call: Any) -> Any:
         from gateway.stages import Taken
@@ -229,3 +232,22 @@ def test_the_stages_for_signatures_and_quotas_are_asked(start: Any, offline_sett
         stage.refuse = True
         reply = front.get("/v1/echo")
         assert (reply.status, reply.code, reply.headers["retry-after"]) == (429, "quota_exceeded", "7")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_answer_that_cannot_be_made_final_is_not_given(start: Any, offline_settings: Any, apart: bool) -> None:
+    told = []
+
+    async def on_answer(status: int, headers: Any) -> None:
+        told.append(status)
+        if len(told) == 1:
+            raise ServiceUnavailable("The answer cannot be made final right now; try again shortly.")
+
+    stage = _Recorder(on_answer)
+    alone = start(offline_settings, signatures=stage)
+    with proxied(start, offline_settings, Echo(), signatures=stage) if apart else alone as front:
+        reply = front.get("/v1/echo")
+        assert (reply.status, reply.code) == (503, "service_unavailable")
+        assert int(reply.headers["retry-after"]) > 0
+        assert front.get("/v1/echo").status == 200
+    assert told == [200, 200]

@@ -186,6 +186,22 @@ async def test_a_keyed_post_that_was_refused_for_good_may_not(
         assert await code_of(gate, keyed) == (401, "signature_replayed")
 
 
+async def test_one_whose_content_came_too_late_may_not_either(gate: SignatureGate, principal: Any) -> None:
+    """Of two sendings at once the first was refused for good while the second's last byte was held back."""
+    keyed = call(by_v1(with_fields(message(), {"idempotency-key": "k-1"})), principal, "v1")
+    first, second = [await gate.verify(keyed, Body(CONTENT)) for _ in range(2)]
+    assert first.content is not None
+    assert first.on_answer is not None
+    assert second.content is not None
+    for content in (first.content, second.content):
+        content.update(CONTENT)
+    await first.content.finish()
+    await first.on_answer(404, [])
+    with pytest.raises(Problem) as caught:
+        await second.content.finish()
+    assert (caught.value.status, caught.value.code) == (401, "signature_replayed")
+
+
 async def test_what_is_forged_uses_up_no_nonce(gate: SignatureGate, principal: Any, memory: Memory) -> None:
     forged = with_fields(by_v1(), {}, path=b"/v1/deals/8")
     assert await code_of(gate, call(forged, principal, "v1")) == (401, "signature_mismatch")

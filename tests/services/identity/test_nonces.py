@@ -17,6 +17,7 @@ import pytest_asyncio
 from gateway.nonces import Nonce, Nonces
 from services.identity.jobs import forget_nonces
 from shared.db import Database
+from shared.errors import ServiceUnavailable
 from shared.ids import new_id
 from shared.settings import Settings
 
@@ -163,6 +164,33 @@ async def test_what_was_refused_for_good_is_spent_also_after_a_crash(crash: Conn
         assert await other.is_spent(nonce)
         assert not await other.is_spent(nonce._replace(text="A"))
         assert not await other.is_spent(nonce._replace(key_id=str(new_id())))
+
+
+async def test_who_leaves_while_it_is_spent_does_not_keep_it(gateway: Connection, settings: Settings) -> None:
+    nonce = Nonce(str(new_id()), "a", int(time.time()), int(time.time()) + 300)
+    database = Database(settings, "gateway")
+    await database.open()
+    nonces = Nonces(database)
+    asked = asyncio.ensure_future(nonces.spend(nonce))
+    await asyncio.sleep(0)
+    asked.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    for _ in range(500):
+        if await nonces.is_spent(nonce):
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("it stays good")
+    await database.close()
+
+
+async def test_what_cannot_be_spent_is_said(settings: Settings) -> None:
+    database = Database(settings, "gateway")
+    await database.open()
+    await database.close()
+    with pytest.raises(ServiceUnavailable):
+        await Nonces(database).spend(Nonce(str(new_id()), "a", 0, 300))
 
 
 @pytest.mark.parametrize("service", ["crm", "gateway"])

@@ -21,6 +21,15 @@ from shared.settings import Settings
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
 _LONGEST_TOKEN = 256
+# What is remembered of a key does not say whether it was rerolled; whoever reads this may know.
+_REVOKED = (
+    "The API key has been revoked, or was rerolled without an overlap. Use its successor, or make a new key with POST "
+    "/v1/api-keys."
+)
+_EXPIRED = (
+    "The API key has expired, or was rerolled and its overlap has ended. Use its successor, or make a new key with POST "
+    "/v1/api-keys."
+)
 
 
 def session_cookie(settings: Settings) -> str:
@@ -127,10 +136,10 @@ class Authenticator:
         if entry is None or not hmac.compare_digest(parsed.sha256, entry.sha256):
             raise _invalid_key("There is no such API key.")
         if entry.disabled:
-            raise Unauthenticated("The API key has been revoked.", code="api_key_revoked", headers=_CHALLENGE)
+            raise Unauthenticated(_REVOKED, code="api_key_revoked", headers=_CHALLENGE)
         now = self._now()
         if entry.expires_at <= now:
-            raise Unauthenticated("The API key has expired.", code="api_key_expired", headers=_CHALLENGE)
+            raise Unauthenticated(_EXPIRED, code="api_key_expired", headers=_CHALLENGE)
         self._last_used.touch(parsed.public_id, now)
         return entry
 

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -37,6 +37,12 @@ logger = logging.getLogger(__name__)
 
 MOST_CONTENT = 1 << 20
 """Bytes of content under the older scheme, which has to be held in memory until it is verified."""
+_NOTHING_SHARED = (
+    "This API key has no shared secret any more to sign with. Make another, with POST "
+    "/v1/api-keys/{key_id}/signing-keys, and rotate it before it expires."
+)
+_SIGN = "'guardian sign' prints a curl command that is signed (--v0: by the older scheme)."
+_EXPLAIN = "POST /v1/signatures/verify explains it, for test keys."
 Policy = Literal["off", "v0", "both", "v1"]
 
 
@@ -160,7 +166,7 @@ class SignatureGate:
         now = self._now()
         attempts = [v0.Verification(message, key, now) for key in signing.secrets(now)]
         if not attempts:
-            raise Refused("signature_key", "This API key has no shared secret any more to sign with.")
+            raise Refused("signature_key", _NOTHING_SHARED)
         content = await _all_of(receive) if message.has_body else b""
         found = attempts[0]
         for found in attempts:
@@ -222,7 +228,16 @@ async def _all_of(receive: Any) -> bytes:
 
 
 def problem_of(refused: Refused) -> Problem:
-    """400 for fields that cannot be read, 401 for everything else."""
+    """400 for fields that cannot be read, 401 for everything else; with what to do next."""
+    detail = " ".join(_advised(refused))
     if refused.code == "signature_malformed":
-        return BadRequest(refused.detail, code=refused.code)
-    return Unauthenticated(refused.detail, code=refused.code, headers={"WWW-Authenticate": "Signature"})
+        return BadRequest(detail, code=refused.code)
+    return Unauthenticated(detail, code=refused.code, headers={"WWW-Authenticate": "Signature"})
+
+
+def _advised(refused: Refused) -> Iterator[str]:
+    yield refused.detail
+    if refused.code == "signature_missing":
+        yield _SIGN
+    if refused.code != "signature_replayed":  # nobody else knows what was used before
+        yield _EXPLAIN

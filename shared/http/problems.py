@@ -117,11 +117,14 @@ def _validation_problem(error: RequestValidationError) -> Problem:
         return errors.BadRequest(
             f"The body is not JSON: {details[0].get('ctx', {}).get('error', '')}", code="malformed_json"
         )
-    fields = [
-        FieldError(field=_pointer(each["loc"]), code=each["type"], message=each["msg"].removeprefix("Value error, "))
-        for each in details
-    ]
+    fields = [FieldError(field=_pointer(each["loc"]), code=each["type"], message=_message(each)) for each in details]
     return errors.ValidationFailed("See 'errors' for each offending field.", errors=fields)
+
+
+def _message(detail: dict[str, Any]) -> str:
+    if detail["type"] == "missing" and tuple(detail["loc"]) == ("body",):
+        return "The request has no body; send a JSON object, {} where no field is required"
+    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 def _reference_problem(error: asyncpg.ForeignKeyViolationError) -> Problem:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from shared.signing.failures import malformed
+from shared.signing.failures import Refused, malformed
 
 Bare = str | int | bytes
 LONGEST = 4096
@@ -29,6 +29,13 @@ _MEMBER = re.compile(rf"({_KEY})=({_BYTES})(?:;{_KEY}(?:=(?:{_BARE}))?)*")
 _SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
 _EACH_PARAMETER = re.compile(rf";({_KEY})=({_BARE})")
 _EACH_COMPONENT = re.compile(_COMPONENT)
+_FORMS = {
+    "Signature-Input": 'Write gdn=("@method" "@authority" …);created=1767225600;…;keyid="…";alg="…": names and text in double '
+    "quotes, which a shell takes away unless all of it is in single ones; numbers without.",
+    "Signature": "Write gdn=:…:, the base64 of the signature between colons, with the label that Signature-Input has.",
+    "Content-Digest": "Write sha-256=:…:, the base64 of the digest between colons.",
+}
+"""What to say of a field that cannot be read: how it must be written, never what stands there."""
 
 
 class Signed(NamedTuple):
@@ -68,7 +75,7 @@ def _members(field: str, pattern: re.Pattern[str], name: str) -> list[re.Match[s
     while True:
         match = pattern.match(field, place)
         if match is None:
-            raise malformed(f"{name} is not what RFC 9421 asks for, at character {place + 1}.")
+            raise _unreadable(name, place)
         if match[1] in found:
             raise malformed(f"{name} has the key '{match[1]}' twice.")
         found[match[1]] = match
@@ -77,8 +84,12 @@ def _members(field: str, pattern: re.Pattern[str], name: str) -> list[re.Match[s
             return list(found.values())
         separator = _SEPARATOR.match(field, place)
         if separator is None:
-            raise malformed(f"{name} is not what RFC 9421 asks for, at character {place + 1}.")
+            raise _unreadable(name, place)
         place = separator.end()
+
+
+def _unreadable(name: str, place: int) -> Refused:
+    return malformed(f"{name} is not what RFC 9421 asks for, at character {place + 1}. {_FORMS[name]}")
 
 
 @lru_cache(maxsize=1024)

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import re
 
+from shared.signing import v1
 from shared.signing.failures import Refused, from_now, malformed
 from shared.signing.keys import SharedSecret
 from shared.signing.message import Message
@@ -32,8 +33,14 @@ def sign(secret: bytes, milliseconds: int, content: bytes) -> dict[str, str]:
     return {"X-Timestamp": str(milliseconds), "X-Signature": signature}
 
 
-def _missing(time: str | None, signature: str | None) -> str:
+def _missing(message: Message) -> str:
+    time, signature = message.fields.get("x-timestamp"), message.fields.get("x-signature")
     if time is None and signature is None:
+        if v1.is_signed(message):
+            return (
+                "The request is signed by RFC 9421 (v1), and this API key asks for the older scheme "
+                "(signature_policy: v0): sign it with X-Timestamp and X-Signature."
+            )
         return "The request is not signed: it must have X-Timestamp and X-Signature."
     there, missing = ("X-Timestamp", "X-Signature") if signature is None else ("X-Signature", "X-Timestamp")
     return f"The request has {there}, and the field {missing} is missing."
@@ -45,7 +52,7 @@ class Verification:
     def __init__(self, message: Message, key: SharedSecret, now: float) -> None:
         time, signature = message.fields.get("x-timestamp"), message.fields.get("x-signature")
         if time is None or signature is None:
-            raise Refused("signature_missing", _missing(time, signature))
+            raise Refused("signature_missing", _missing(message))
         if not _TIME.fullmatch(time):
             raise malformed("X-Timestamp is the time in milliseconds, in digits.")
         if not _SIGNATURE.fullmatch(signature):

@@ -21,12 +21,14 @@ from typing import NamedTuple, Protocol
 from shared.signing.digests import ContentDigest
 from shared.signing.failures import Refused, from_now
 from shared.signing.fields import LONGEST, Signed, byte_members, quoted, signature_inputs
-from shared.signing.keys import Verifier
+from shared.signing.keys import ED25519, HMAC, Verifier
 from shared.signing.message import DEFAULT_PORTS, Message, has_content
 
 TAG, LABEL = "guardian-v1", "gdn"
 SKEW_SECONDS = 300
 """How far the signer's clock may be off, either way, and how long a signature may be good for."""
+_MILLISECONDS = 100_000_000_000
+"""Unix seconds that large are of the year 5138, and milliseconds of 1973."""
 _DERIVED = ("@method", "@authority", "@path", "@query")
 _PRESENT = ("content-type", "idempotency-key")
 """Fields that must be covered where a request has them."""
@@ -85,7 +87,9 @@ def verify(message: Message, find: Callable[[str], Verifier | None], now: float)
     if key is None:
         raise Refused("signature_key", _NO_KEY)
     if _text(signed, "alg") != key.algorithm:
-        raise Refused("signature_algorithm", f"This key signs with {key.algorithm}; say so in alg.")
+        raise Refused(
+            "signature_algorithm", f'This key signs with alg="{key.algorithm}"; {HMAC} and {ED25519} are supported.'
+        )
     _check_covered(message, signed)
     created, until = _check_times(signed, now)
     nonce = _text(signed, "nonce")
@@ -185,16 +189,27 @@ def sign(message: Message, key: Signer, *, nonce: str, created: int, expires: in
 def _ours(message: Message) -> tuple[str, Signed]:
     field = message.fields.get("signature-input")
     if field is None:
-        what = (
-            "Signature, and the field Signature-Input is missing" if "signature" in message.fields else "no signature"
-        )
-        raise Refused("signature_missing", f"The request has {what}; this API key must sign its requests.")
+        raise Refused("signature_missing", _unsigned(message))
     if "signature" not in message.fields:
         raise Refused("signature_missing", "The request has Signature-Input, and the field Signature is missing.")
     found = [(label, each) for label, each in signature_inputs(field).items() if each.parameters.get("tag") == TAG]
     if len(found) != 1:
         raise Refused("signature_missing", f'Signature-Input must have one signature with tag="{TAG}".')
     return found[0]
+
+
+def _unsigned(message: Message) -> str:
+    if "signature" in message.fields:
+        what = "has Signature, and the field Signature-Input is missing"
+    elif "x-signature" in message.fields or "x-timestamp" in message.fields:
+        # Where both schemes are taken, a request with these fields does not come here.
+        return (
+            "The request is signed by the older scheme (v0), and this API key asks for signatures of RFC 9421 "
+            "(signature_policy: v1): sign it with Signature-Input and Signature."
+        )
+    else:
+        what = "has no signature"
+    return f"The request {what}; this API key must sign its requests."
 
 
 def _text(signed: Signed, name: str) -> str:
@@ -217,6 +232,10 @@ def _check_times(signed: Signed, now: float) -> tuple[int, int]:
     created, expires = signed.parameters.get("created"), signed.parameters.get("expires")
     if not isinstance(created, int) or not isinstance(expires, int):
         raise Refused("signature_incomplete", "The signature lacks created or expires, in unix seconds.")
+    if max(created, expires) >= _MILLISECONDS:
+        raise Refused(
+            "signature_time", "The signature's created or expires is in milliseconds; unix seconds are expected."
+        )
     if abs(now - created) > SKEW_SECONDS:
         raise Refused(
             "signature_time",

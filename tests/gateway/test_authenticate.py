@@ -119,6 +119,7 @@ def test_cold_and_warm_decisions_are_the_same(world: World, case: str) -> None:
     assert {reply.status for reply in replies} == {status}
     if code:
         assert {reply.code for reply in replies} == {code}
+        assert all("Use its successor, or make a new key" in reply.json["detail"] for reply in replies)
     assert world.asked(key) == 1
 
 

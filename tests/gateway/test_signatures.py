@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import pytest
@@ -10,12 +10,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.nonces import Nonce
 from gateway.routing import Route
-from gateway.signatures import MOST_CONTENT, SignatureGate, Signing, signing_of
+from gateway.signatures import MOST_CONTENT, SignatureGate, Signing, problem_of, signing_of
 from gateway.stages import Call
 from shared.errors import ContentTooLarge, Problem
 from shared.ids import new_id
 from shared.limits.policies import Operation
 from shared.signing import v0, v1
+from shared.signing.failures import Code, Refused
 from shared.signing.keys import SharedSecret, Verifier
 from shared.signing.message import Message
 from shared.vault import Vault, signing_key_context
@@ -122,6 +123,45 @@ async def test_the_policy_says_which_scheme(
         assert await code_of(gate, asked) == (status, "signature_missing")
     else:
         await gate.verify(asked, Body(CONTENT))
+
+
+async def detail_of(gate: SignatureGate, asked: Call) -> str:
+    """What is said to who is refused at once."""
+    with pytest.raises(Problem) as caught:
+        await gate.verify(asked, Body(CONTENT))
+    return str(caught.value.detail)
+
+
+@pytest.mark.parametrize(
+    ("policy", "request_", "says"),
+    [
+        ("v1", by_v0(), "signatures of RFC 9421 (signature_policy: v1): sign it with Signature-Input"),
+        ("v0", by_v1(), "the older scheme (signature_policy: v0): sign it with X-Timestamp"),
+        ("both", message(), "The request has no signature; "), ("v1", message(), "The request has no signature; "),
+        ("v0", message(), "The request is not signed: it must have X-Timestamp"),
+    ],
+)  # fmt: skip
+async def test_who_signs_by_the_other_scheme_is_told_so(
+    gate: SignatureGate, principal: Any, policy: str, request_: Message, says: str
+) -> None:
+    detail = await detail_of(gate, call(request_, principal, policy))
+    assert says in detail
+    assert "'guardian sign'" in detail
+
+
+async def test_who_has_no_secret_is_told_how_to_make_one(gate: SignatureGate, principal: Any) -> None:
+    detail = await detail_of(gate, call(by_v0(), principal, "v0", {}))
+    assert "POST /v1/api-keys/{key_id}/signing-keys" in detail
+
+
+@pytest.mark.parametrize("code", get_args(Code))
+def test_every_refusal_says_what_to_do_next(code: Code) -> None:
+    problem = problem_of(Refused(code, "It is wrong."))
+    assert (problem.code, problem.status) == (code, 400 if code == "signature_malformed" else 401)
+    detail = str(problem.detail)
+    assert detail.startswith("It is wrong.")
+    assert ("POST /v1/signatures/verify explains it, for test keys." in detail) == (code != "signature_replayed")
+    assert ("'guardian sign'" in detail) == (code == "signature_missing")
 
 
 async def test_content_is_checked_before_its_end_is_passed_on(gate: SignatureGate, principal: Any) -> None:

@@ -1,13 +1,12 @@
 """``/v1/api-keys``."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import Query, Request
 from starlette.responses import Response
 
 from services.identity.api_keys import service
-from services.identity.api_keys.schemas import ApiKey, ApiKeyChange, ApiKeyCreate, ApiKeyReroll, NewApiKey
+from services.identity.api_keys.schemas import ApiKey, ApiKeyChange, ApiKeyCreate, ApiKeyId, ApiKeyReroll, NewApiKey
 from services.identity.web import EdgeDep
 from shared.auth import Principal
 from shared.http import (
@@ -44,7 +43,7 @@ async def create_api_key(principal: Writer, session: RequestSession, body: ApiKe
 
 
 @router.get("/{key_id}", response_model=ApiKey)
-async def get_api_key(principal: Reader, session: RequestSession, request: Request, key_id: UUID) -> Response:
+async def get_api_key(principal: Reader, session: RequestSession, request: Request, key_id: ApiKeyId) -> Response:
     """One API key, without its secret."""
     row = await service.get(session, principal, key_id)
     return not_modified(request, row["version"]) or json_response(row, headers={"ETag": etag(row["version"])})
@@ -53,7 +52,7 @@ async def get_api_key(principal: Reader, session: RequestSession, request: Reque
 @router.patch("/{key_id}", response_model=ApiKey)
 @rated(route_class="admin")
 async def update_api_key(
-    principal: Writer, session: RequestSession, request: Request, key_id: UUID, body: ApiKeyChange
+    principal: Writer, session: RequestSession, request: Request, key_id: ApiKeyId, body: ApiKeyChange
 ) -> Response:
     """Rename a key, or change its scopes, expiry, or what is signed; takes effect everywhere within a second."""
     before = await service.get(session, principal, key_id, lock=True)
@@ -64,7 +63,7 @@ async def update_api_key(
 
 @router.delete("/{key_id}", status_code=204)
 @rated(route_class="admin")
-async def revoke_api_key(principal: Writer, session: RequestSession, request: Request, key_id: UUID) -> Response:
+async def revoke_api_key(principal: Writer, session: RequestSession, request: Request, key_id: ApiKeyId) -> Response:
     """Revoke a key for good; takes effect everywhere within a second."""
     before = await service.get(session, principal, key_id, lock=True)
     check_if_match(request, before["version"])
@@ -75,7 +74,7 @@ async def revoke_api_key(principal: Writer, session: RequestSession, request: Re
 @router.post("/{key_id}/reroll", status_code=201, response_model=NewApiKey)
 @rated(route_class="admin")
 async def reroll_api_key(
-    principal: Writer, session: RequestSession, edge: EdgeDep, request: Request, key_id: UUID, body: ApiKeyReroll
+    principal: Writer, session: RequestSession, edge: EdgeDep, request: Request, key_id: ApiKeyId, body: ApiKeyReroll
 ) -> Response:
     """Make a key's successor; the old one goes on working for ``overlap_seconds``.
 

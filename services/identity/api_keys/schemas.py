@@ -1,10 +1,10 @@
 """Bodies of the API key operations."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from services.identity.domain import Mode
 from services.identity.schemas import Lifetime, Version
@@ -17,14 +17,25 @@ Scopes = Annotated[
     Field(max_length=100, examples=[["contacts:read"]], description="at most the caller's own"),
 ]
 _POLICY = (
-    "whether requests must be signed: v1 as RFC 9421 says, v0 by the older scheme, both by either; needs a signing key "
-    "(v0 and both: of hmac-sha256)"
+    "whether requests must be signed: v1 as RFC 9421 says, v0 by the older scheme, which covers the time and the content "
+    "alone (no method, host, path, query or field: what was signed for one route is good for another), both by either; "
+    "needs a signing key (v0 and both: of hmac-sha256)"
 )
 _ANSWERS = (
     "whether answers are signed as RFC 9421 says, whatever signature_policy is: with the shared secret that signed the "
     "request, or else the newest; where there is none, with the key of /.well-known/guardian-answer-key. Needs a signing key"
 )
 THIRTY_DAYS = 30 * 86_400
+
+
+def _id(value: Any) -> Any:
+    if isinstance(value, str) and value.strip().startswith("gdn_"):
+        raise ValueError("this is an API key, which is a secret; send its id instead, which GET /v1/api-keys shows")
+    return value
+
+
+ApiKeyId = Annotated[UUID, BeforeValidator(_id)]
+"""The id of an API key. Whoever gives the key itself is told so, without the key."""
 
 
 class ApiKeyCreate(Lifetime):

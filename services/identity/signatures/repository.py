@@ -23,12 +23,24 @@ _GOOD = (
     .order_by(table.c.created_at.desc(), table.c.id.desc())
     .limit(_MOST)
 )
+_ENDED = (
+    _MINE.where(
+        table.c.api_key_id == bindparam("api_key_id"), or_(table.c.revoked_at <= _AT, table.c.expires_at <= _AT)
+    )
+    .order_by(table.c.created_at.desc(), table.c.id.desc())
+    .limit(_MOST)
+)
 _NAMED = _MINE.where(table.c.id == bindparam("signing_key_id"))
 
 
 async def good(session: Session, organization_id: UUID, api_key_id: UUID, at: datetime) -> Sequence[Record]:
     """The keys of an API key that could be used at that time (or before they were made), newest first."""
     return await session.fetch(_GOOD, organization_id=organization_id, api_key_id=api_key_id, at=at)
+
+
+async def ended(session: Session, organization_id: UUID, api_key_id: UUID, at: datetime) -> Sequence[Record]:
+    """The keys of an API key that could not be used any more at that time, newest first."""
+    return await session.fetch(_ENDED, organization_id=organization_id, api_key_id=api_key_id, at=at)
 
 
 async def named(session: Session, organization_id: UUID, signing_key_id: UUID) -> Record | None:

@@ -3,10 +3,10 @@
 import binascii
 from base64 import b64decode
 from typing import Annotated, Literal, Self
-from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
+from services.identity.api_keys.schemas import ApiKeyId
 from services.identity.signatures.domain.request import is_host, target_of
 from shared.http.fields import Input
 
@@ -57,7 +57,7 @@ HeaderValue = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x08\x0a-\x1f\x
 class SignedRequest(Input):
     """A signed request as it was sent, and the API key that it was sent with."""
 
-    api_key_id: UUID = Field(description="the test key to check against; of your organisation")
+    api_key_id: ApiKeyId = Field(description="the test key to check against; of your organisation")
     method: Method = Field(
         examples=["POST"], description="as it was sent: methods are case-sensitive, and most clients send get as GET"
     )
@@ -110,7 +110,9 @@ class SignatureParameter(BaseModel):
 
     name: str = Field(examples=["created"])
     value: str | int | None
-    problem: str | None = Field(examples=["created 412 s ago; 300 s are allowed."])
+    problem: str | None = Field(
+        examples=["It was 412 s ago; 300 s are allowed. Sign each request anew, just before it is sent."]
+    )
 
 
 class SignedContent(BaseModel):

@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from math import ceil
 from typing import NamedTuple
 from uuid import UUID
 
@@ -13,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from services.identity.api_keys import service as api_keys
 from services.identity.signatures import repository
 from services.identity.signatures.domain import explain as domain
-from services.identity.signatures.domain.explanation import Ended, Explanation, Keys
+from services.identity.signatures.domain.explanation import Elsewhere, Ended, Explanation, Keys
 from services.identity.signatures.domain.request import Sent, request_of, target_of
 from services.identity.signatures.domain.rfc9421 import key_id_of
 from services.identity.signatures.schemas import SignedRequest
@@ -77,7 +79,12 @@ async def _keys(
             unreadable.append(str(row["id"]))
         else:
             good.append(key)
-    found = Keys(str(api_key_id), good, unreadable=unreadable)
+    ended = [
+        _ended_key(vault, organization_id, row, at, _made_of(row["id"], rows))
+        for row in await repository.ended(session, organization_id, api_key_id, at)
+    ]
+    former = [each for each in ended if each is not None]
+    found = Keys(str(api_key_id), good, unreadable=unreadable, former=former)
     named = _uuid(key_id)
     if named is None or found.good_one(str(named)) is not None:
         return found
@@ -85,9 +92,22 @@ async def _keys(
     if other is None:
         return found
     if other["api_key_id"] != api_key_id:
-        return replace(found, elsewhere=str(other["api_key_id"]))
-    successor = next((str(row["id"]) for row in rows if row["rotated_from"] == named), None)
-    return replace(found, ended=_ended_key(vault, organization_id, other, at, successor))
+        return replace(found, elsewhere=await _elsewhere(session, vault, principal, other, _made_of(named, rows)))
+    return replace(found, ended=_ended_key(vault, organization_id, other, at, _made_of(named, rows)))
+
+
+def _made_of(key_id: UUID, rows: Sequence[Record]) -> str | None:
+    return next((str(row["id"]) for row in rows if row["rotated_from"] == key_id), None)
+
+
+async def _elsewhere(session: Session, vault: Vault, principal: Principal, row: Record, copy: str | None) -> Elsewhere:
+    """Whoever may ask here may list all API keys of the organisation, so this one may be named. Of a live one nothing
+    but the name: its signatures are explained to nobody.
+    """
+    api_key = await api_keys.get(session, principal, row["api_key_id"])
+    live = api_key["mode"] != "test"
+    key = None if live else _verifier(vault, principal.organization_id, row)
+    return Elsewhere(str(row["id"]), str(row["api_key_id"]), live, key, copy)
 
 
 def _verifier(vault: Vault, organization_id: UUID, row: Record) -> Verifier | None:
@@ -109,7 +129,9 @@ def _ended_key(vault: Vault, organization_id: UUID, row: Record, at: datetime, s
     if key is None or not before:
         return None
     moment, what = min(before)
-    return Ended(key, f"{what} {(at - moment).total_seconds():.0f} s before", successor)
+    if successor is not None:
+        what = "was replaced, and ended"
+    return Ended(key, f"{what} {ceil((at - moment).total_seconds())} s before the request", successor)
 
 
 def _uuid(text: str | None) -> UUID | None:

@@ -7,6 +7,7 @@ from fastapi import Query, Request
 from starlette.responses import Response
 
 from services.identity.api_keys import service as api_keys
+from services.identity.api_keys.schemas import ApiKeyId
 from services.identity.signing_keys import service
 from services.identity.signing_keys.schemas import NewSigningKey, SigningKey, SigningKeyCreate, SigningKeyRotate
 from services.identity.web import EdgeDep
@@ -32,7 +33,7 @@ Writer = Annotated[Principal, requires("api_keys:write")]
 
 @router.get("", response_model=Page[SigningKey])
 async def list_signing_keys(
-    principal: Reader, session: RequestSession, key_id: UUID, query: Annotated[PageParams, Query()]
+    principal: Reader, session: RequestSession, key_id: ApiKeyId, query: Annotated[PageParams, Query()]
 ) -> Response:
     """The signing keys of an API key, oldest first, revoked and expired ones among them."""
     api_key = await api_keys.get(session, principal, key_id)
@@ -43,7 +44,7 @@ async def list_signing_keys(
 @router.post("", status_code=201, response_model=NewSigningKey)
 @rated(route_class="admin")
 async def create_signing_key(
-    principal: Writer, session: RequestSession, edge: EdgeDep, key_id: UUID, body: SigningKeyCreate
+    principal: Writer, session: RequestSession, edge: EdgeDep, key_id: ApiKeyId, body: SigningKeyCreate
 ) -> Response:
     """Make a signing key, at most 5 that work for one API key. Its secret is in this answer and nowhere else.
 
@@ -56,7 +57,7 @@ async def create_signing_key(
 
 @router.get("/{signing_key_id}", response_model=SigningKey)
 async def get_signing_key(
-    principal: Reader, session: RequestSession, request: Request, key_id: UUID, signing_key_id: UUID
+    principal: Reader, session: RequestSession, request: Request, key_id: ApiKeyId, signing_key_id: UUID
 ) -> Response:
     """One signing key, without its secret."""
     api_key = await api_keys.get(session, principal, key_id)
@@ -68,7 +69,7 @@ async def get_signing_key(
 @router.delete("/{signing_key_id}", status_code=204)
 @rated(route_class="admin")
 async def revoke_signing_key(
-    principal: Writer, session: RequestSession, request: Request, key_id: UUID, signing_key_id: UUID
+    principal: Writer, session: RequestSession, request: Request, key_id: ApiKeyId, signing_key_id: UUID
 ) -> Response:
     """Revoke a signing key for good, unless the API key's policy needs it; takes effect within a second."""
     api_key = await api_keys.get(session, principal, key_id, lock=True)
@@ -85,7 +86,7 @@ async def rotate_signing_key(
     session: RequestSession,
     edge: EdgeDep,
     request: Request,
-    key_id: UUID,
+    key_id: ApiKeyId,
     signing_key_id: UUID,
     body: SigningKeyRotate,
 ) -> Response:

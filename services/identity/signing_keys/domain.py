@@ -1,12 +1,19 @@
 """Rules of signing keys, free of I/O: the text of a secret, which public keys are sound, what a policy needs."""
 
+import binascii
 import secrets
-from collections.abc import Collection
+from base64 import b64decode
+from collections.abc import Callable, Collection
 from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_public_key,
+    load_pem_public_key,
+)
 
 from shared.auth.api_key import ALPHABET
 
@@ -18,6 +25,12 @@ MOST_ALIVE = 5
 
 _SECRET_LENGTH = 43
 _PUBLIC_KEY_LENGTH = 32
+# DER: a private key (PKCS #8) begins with the number of its version, a public one (SubjectPublicKeyInfo) does not.
+_SEQUENCE, _NUMBER_FOLLOWS = b"\x30", b"\x02\x01"
+_PRIVATE = (
+    "is a private key, which nobody else may have: make a new pair, since this one was sent, and send what "
+    "'openssl pkey -in key.pem -pubout' prints, the public half"
+)
 # Of Ed25519 (RFC 8032 §5.1): -x² + y² = 1 + d·x²·y², modulo a prime.
 _PRIME = 2**255 - 19
 _D = -121665 * pow(121666, -1, _PRIME) % _PRIME
@@ -35,12 +48,36 @@ def can_be_signed(policy: SignaturePolicy, algorithms: Collection[str]) -> bool:
     return "hmac-sha256" in algorithms if policy in {"v0", "both"} else bool(algorithms)
 
 
-def pem_to_raw(pem: str) -> bytes:
-    """The 32 bytes of an Ed25519 public key in PEM (SubjectPublicKeyInfo); raises ``ValueError`` for anything else."""
+def refuse_private(text: str) -> str:
+    """The text; raises ``ValueError`` for a private key in PEM, however long and whatever else is wrong with it."""
+    if "PRIVATE KEY-----" in text:
+        raise ValueError(_PRIVATE)
+    return text
+
+
+def raw_public_key(text: str) -> bytes:
+    """The bytes of a public key: 32 in base64, or its SubjectPublicKeyInfo in base64 (DER) or PEM.
+
+    Raises ``ValueError`` for what can be neither. Whether it is a sound key is for ``is_sound`` to say.
+    """
+    if text.startswith("-----"):
+        return _from_info(load_pem_public_key, text.encode(), "PEM")
     try:
-        key = load_pem_public_key(pem.encode())
+        raw = b64decode(text, validate=True)
+    except binascii.Error:
+        raise ValueError("is neither base64 nor PEM") from None
+    if len(raw) == _PUBLIC_KEY_LENGTH or raw[:1] != _SEQUENCE:
+        return raw
+    if raw[2:4] == _NUMBER_FOLLOWS:
+        raise ValueError(_PRIVATE)
+    return _from_info(load_der_public_key, raw, "DER")
+
+
+def _from_info(load: Callable[[bytes], object], encoded: bytes, form: str) -> bytes:
+    try:
+        key = load(encoded)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("is not a public key in PEM") from None
+        raise ValueError(f"is not a public key in {form}") from None
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("is not an Ed25519 key")  # noqa: TRY004 (the caller's text is wrong, not our type)
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)

@@ -22,6 +22,14 @@ from shared.ids import new_id
 from shared.vault import Unsealable, Vault, signing_key_context
 
 SORT = "created_at"
+_NOT_CHOSEN = (
+    'A public_key needs "algorithm": "ed25519" beside it. Without an algorithm the key is of hmac-sha256, whose secret is '
+    "made here; then send no public_key."
+)
+_NOT_KEPT = (
+    "A rotation keeps the algorithm, and the secret of hmac-sha256 is made here; send no public_key. To go over to "
+    'ed25519 make another signing key, with "algorithm": "ed25519" and the public_key, then revoke this one.'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ async def create(
     rules.require_alive(api_key)
     rules.check_covers(principal, api_key["scopes"])
     alive = await _alive(session, principal, api_key["id"])
-    material = _material(body.algorithm, body.public_key)
+    material = _material(body.algorithm, body.public_key, _NOT_CHOSEN)
     _check_new(alive, material)
     _check_room(len(alive))
     key = _Key(body.algorithm, material, body.ends_at(clock.now()))
@@ -77,7 +85,7 @@ async def rotate(
         raise Conflict("The signing key has a successor already; rotate that one.", code="already_rotated")
     at_once = body.overlap_seconds == 0
     algorithm: Algorithm = before["algorithm"]
-    material = _material(algorithm, body.public_key)
+    material = _material(algorithm, body.public_key, _NOT_KEPT)
     _check_new(alive, material)
     _check_room(len(alive) - at_once)
     key = _Key(algorithm, material, body.expires_at, rotated_from=before["id"])
@@ -235,12 +243,11 @@ def _check_room(alive: int) -> None:
         )
 
 
-def _material(algorithm: Algorithm, public_key: str | None) -> bytes:
+def _material(algorithm: Algorithm, public_key: str | None, not_used: str) -> bytes:
+    """What is to be stored of a new key. ``not_used`` is what to say of a public key beside a secret."""
     if algorithm == "hmac-sha256":
         if public_key is not None:
-            raise _wrong_public_key(
-                "public_key_not_used", "The secret of hmac-sha256 is made here; send no public_key."
-            )
+            raise _wrong_public_key("public_key_not_used", not_used)
         return new_secret().encode()
     if public_key is None:
         raise _wrong_public_key("public_key_required", "ed25519 needs the public_key of a pair that you made.")

@@ -8,7 +8,7 @@ from services.identity.signatures.domain.explain import Policy, explain
 from services.identity.signatures.domain.explanation import Explanation
 from services.identity.signatures.domain.request import request_of, target_of
 from tests.services.identity.explained import KEYS, problems, told
-from tests.services.identity.handmade import CONTENT, NOW, SECRET, Handmade, by_hmac, digest_of
+from tests.services.identity.handmade import API_KEY_ID, CONTENT, NOW, SECRET, Handmade, by_hmac, digest_of
 
 ACCEPT = ("@method", "@authority", "@path", "@query", "content-digest", "content-type", "accept")
 
@@ -24,7 +24,7 @@ FAULTS: list[tuple[Handmade, str, str]] = [
     (Handmade(parameters={"created": f"{NOW}000", "alg": '"x"'}), "signature_algorithm", 'alg: It is "x"'),
     (Handmade(parameters={"created": f"{NOW}000", "keyid": '"x"'}), "signature_key", "keyid: No signing key"),
     (Handmade(parameters={"created": str(NOW - 412), "expires": None}), "signature_incomplete", "expires: It is"),
-    (Handmade(parameters={"expires": str(NOW - 1)}, signed={"@method": "post"}), "signature_time", "expires: exp"),
+    (Handmade(parameters={"expires": str(NOW - 1)}, signed={"@method": "post"}), "signature_time", "expires: It is 1 s before"),
     (Handmade(parameters={"nonce": '"x"'}, signed={"@method": "post"}), "signature_incomplete", "nonce: has 1"),
     (Handmade(parameters={"nonce": '"x"'}, listed=ACCEPT[:4]), "signature_incomplete", "The signature must cover "),
     (Handmade(parameters={"tag": '"x"'}, sent=lambda field: field.replace(";", "; ")), "signature_malformed",
@@ -167,8 +167,9 @@ class TestWhatTheKeyAsksFor:
     def test_a_signature_is_explained_while_the_policy_is_off(self, request_: Handmade) -> None:
         found = told(request_, policy="off")
         assert found.detail.startswith("This API key need not sign")
-        assert "without looking at a signature" in found.hints[-1]
-        assert found.valid or found.hints[0].startswith("Your signature matches if @method is in lower case")
+        assert found.hints[0] in found.detail
+        assert found.hints[0].endswith(f'PATCH /v1/api-keys/{API_KEY_ID} with {{"signature_policy": "v1"}}.')
+        assert found.valid or found.hints[1].startswith("Your signature matches if @method is in lower case")
 
     @pytest.mark.parametrize(("policy", "unseen"), [("v1", "X-Timestamp"), ("v0", "Signature-Input"), ("both", "Sig")])
     def test_both_schemes_at_once(self, policy: Policy, unseen: str) -> None:

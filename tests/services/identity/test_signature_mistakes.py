@@ -177,7 +177,7 @@ FUNCTIONS: list[tuple[Any, str]] = [
     (by_hmac(base64.urlsafe_b64decode(SECRET)), "the secret is base64-decoded first; use its text as it stands"),
     (by_hmac(b64decode(SECRET[5:] + "=")), "the secret is base64-decoded first"),
     (by_hmac(b64decode(SECRET.replace("_", "")[:44])), "the secret is base64-decoded first"),
-    (by_hmac(SECRET[5:]), "lacks what comes before its underscore"),
+    (by_hmac(SECRET[5:]), "the secret lacks its beginning, gdns_; use all of its text"),
     (by_hmac(SECRET + "\n"), "the secret has a line end at its end"),
     (by_hmac(f'"{SECRET}"'), "the secret stands in quotes"),
     (by_hmac(b""), "the secret is empty"),

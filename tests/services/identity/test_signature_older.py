@@ -26,7 +26,11 @@ def told(
     policy: Policy = "v0", keys: Keys = KEYS,
 ) -> Explanation:  # fmt: skip
     """What is said of a request whose ``X-Signature`` is made of ``text``."""
-    headers = {"X-Timestamp": time, "X-Signature": write((sign or by_hmac(SECRET))(text))}
+    headers = {
+        "Content-Type": "application/json",
+        "X-Timestamp": time,
+        "X-Signature": write((sign or by_hmac(SECRET))(text)),
+    }
     found = explain(request_of("POST", target_of(URL), headers, content), policy, keys, NOW)
     assert SECRET[5:] not in repr(dataclasses.asdict(found))
     assert (found.scheme, found.valid) == ("v0", found.code is None)
@@ -73,7 +77,7 @@ def test_another_text_was_signed(text: bytes, says: str) -> None:
 @pytest.mark.parametrize(
     ("sign", "says"),
     [
-        (by_hmac(SECRET[5:]), "lacks what comes before its underscore"),
+        (by_hmac(SECRET[5:]), "the secret lacks its beginning, gdns_"),
         (by_hmac(SECRET + "\n"), "a line end at its end"),
         (lambda text: hmac.new(RAW, text, "sha512").digest()[:32], "No usual mistake"),
         (lambda text: hashlib.sha256(RAW + text).digest(), "a plain SHA-256 of the secret and the text"),
@@ -111,7 +115,7 @@ def test_what_is_no_signature_at_all(field: str) -> None:
     ("time", "code", "says"),
     [
         (str(NOW), "signature_time", "It is in seconds; milliseconds are asked for."),
-        (str(NOW * 1000 - 412_000), "signature_time", "signed 412 s ago; 300 s are allowed."),
+        (str(NOW * 1000 - 412_000), "signature_time", "It was 412 s ago; 300 s are allowed. Sign each request anew"),
         (str(NOW * 1000 + 412_000), "signature_time", "412 s ahead of the gateway's clock"),
         ("2026-01-15T12:00:00Z", "signature_malformed", "in digits alone"),
         ("1" * 500, "signature_malformed", "that has 13 digits"),
@@ -162,5 +166,11 @@ class TestWhichScheme:
     def test_the_other_one(self, policy: Policy, signed: str) -> None:
         found = self.ask(policy, signed)
         assert (found.scheme, found.code) == (policy, "signature_missing")
-        assert f"is not looked at: this API key's signature_policy asks for {policy}" in found.hints[0]
+        names = {"v0": "by the older scheme (v0)", "v1": "by RFC 9421 (v1)"}
+        says = f"The request is signed {names[signed]}, and this API key's signature_policy asks for {policy}:"
+        assert found.hints[0].startswith(says)
+        assert str(found.hints).count("The request is signed") == 1
+        assert "The request is signed" in found.detail
+        assert f"Sign it {names[policy]}" in found.hints[0]
+        assert f'PATCH /v1/api-keys/{API_KEY_ID} with {{"signature_policy": "both"}}' in found.hints[0]
         assert "The request is not signed" not in str(found.hints)

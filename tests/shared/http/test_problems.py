@@ -107,7 +107,6 @@ def invalid(*location: Any, kind: str = "missing") -> errors.Problem:
 @pytest.mark.parametrize(
     ("location", "field"),
     [
-        (("body",), "/"),
         (("body", "items", 3, "email"), "/items/3/email"),
         (("body", "a/b~c"), "/a~1b~0c"),
         (("body", "custom_fields", "Bad", "[key]"), "/custom_fields/Bad"),
@@ -123,6 +122,12 @@ def test_an_invalid_value_is_pointed_at(location: tuple[Any, ...], field: str) -
     problem = invalid(*location)
     assert (problem.status, problem.code) == (422, "validation_failed")
     assert problem.errors == [{"field": field, "code": "missing", "message": "message"}]
+
+
+def test_whoever_sends_no_body_is_told_what_to_send() -> None:
+    (field,) = invalid("body").errors
+    assert (field["field"], field["code"]) == ("/", "missing")
+    assert "send a JSON object" in field["message"]
 
 
 def test_what_is_not_json_is_a_bad_request() -> None:

@@ -3,9 +3,10 @@
 import pytest
 
 from shared.signing import answers, v0, v1
+from shared.signing.digests import ContentDigest
 from shared.signing.failures import Refused, from_now
 from shared.signing.message import Message
-from tests.shared.signing.support import CONTENT, NOW, SECRET, message, signed, with_fields
+from tests.shared.signing.support import CONTENT, NONCE, NOW, SECRET, message, signed, with_fields
 
 
 def refusal(request: Message, now: float = NOW) -> Refused:
@@ -99,3 +100,74 @@ def test_whose_key_has_ended_is_told_of_its_successor() -> None:
         v1.verify(signed(), lambda _: None, NOW)
     assert caught.value.code == "signature_key"
     assert "After a rotation sign with the successor" in caught.value.detail
+
+
+@pytest.mark.parametrize("names", [("x-timestamp",), ("x-signature",), ("x-timestamp", "x-signature")])
+def test_who_signs_by_the_older_scheme_is_told_which_is_asked_for(names: tuple[str, ...]) -> None:
+    refused = refusal(with_fields(message(), dict.fromkeys(names, "1")))
+    assert refused.code == "signature_missing"
+    assert refused.detail == (
+        "The request is signed by the older scheme (v0), and this API key asks for signatures of RFC 9421 "
+        "(signature_policy: v1): sign it with Signature-Input and Signature."
+    )
+
+
+def test_and_who_signs_by_the_newer_one() -> None:
+    for request in (signed(), without(signed(), "signature"), without(signed(), "signature-input")):
+        with pytest.raises(Refused) as caught:
+            v0.Verification(request, SECRET, NOW)
+        assert caught.value.code == "signature_missing"
+        assert caught.value.detail == (
+            "The request is signed by RFC 9421 (v1), and this API key asks for the older scheme "
+            "(signature_policy: v0): sign it with X-Timestamp and X-Signature."
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "says"),
+    [
+        ("signature-input", "(@method @path);created=1", "names and text in double quotes, which a shell takes away"),
+        (
+            "signature-input",
+            "gdn=(@method @path);created=1",
+            "names and text in double quotes, which a shell takes away",
+        ),
+        (
+            "signature-input",
+            'gdn=("@method");keyid=stolen',
+            "names and text in double quotes, which a shell takes away",
+        ),
+        ("signature", "stolen", "Write gdn=:…:, the base64 of the signature between colons"),
+        ("signature", "gdn=:AAAA: stolen", "Write gdn=:…:, the base64 of the signature between colons"),
+    ],
+)
+def test_a_field_that_cannot_be_read_is_told_how_it_is_written(name: str, field: str, says: str) -> None:
+    refused = refusal(with_fields(signed(), {name: field}))
+    assert refused.code == "signature_malformed"
+    assert says in refused.detail
+    assert "stolen" not in refused.detail
+
+
+def test_so_is_a_digest() -> None:
+    with pytest.raises(Refused, match="Write sha-256=:…:, the base64 of the digest between colons"):
+        ContentDigest.read("sha-256=00ff")
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "rsa-v1_5-sha256", "ed25519", "HMAC-SHA256"])
+def test_another_algorithm_is_told_which_there_are(algorithm: str) -> None:
+    field = signed().fields["signature-input"].replace('alg="hmac-sha256"', f'alg="{algorithm}"')
+    refused = refusal(with_fields(signed(), {"signature-input": field}))
+    assert (refused.code, refused.detail) == (
+        "signature_algorithm", 'This key signs with alg="hmac-sha256"; hmac-sha256 and ed25519 are supported.',
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("created", "expires"), [(NOW * 1000, NOW * 1000 + 300_000), (NOW * 1000, NOW + 60), (NOW, NOW * 1000 + 60_000)]
+)
+def test_a_time_in_milliseconds_is_told_apart(created: int, expires: int) -> None:
+    request = with_fields(message(), v1.sign(message(), SECRET, nonce=NONCE, created=created, expires=expires))
+    refused = refusal(request)
+    assert (refused.code, refused.detail) == (
+        "signature_time", "The signature's created or expires is in milliseconds; unix seconds are expected.",
+    )  # fmt: skip

@@ -10,10 +10,10 @@ from dataclasses import replace
 from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 
 from services.identity.signatures.domain.base import HASHES, LAYOUTS, Draft, Layout, joined, parts_of
-from services.identity.signatures.domain.content import retyped
+from services.identity.signatures.domain.content import FORM, retyped
 from services.identity.signatures.domain.covered import in_usual_order, missing, value_of, with_missing
 from services.identity.signatures.domain.parameters import NAMES
-from services.identity.signatures.domain.request import DEFAULT_PORTS, Sent
+from services.identity.signatures.domain.request import DEFAULT_PORTS, Sent, legible, shortened
 from services.identity.signatures.domain.search import Mistake
 from shared.signing.digests import content_digest
 
@@ -22,7 +22,7 @@ Other = tuple[str, str, str, bool]
 _MOST_LINES = 20
 _USUAL_TYPES = (
     "application/json", "application/json; charset=utf-8", "application/json;charset=UTF-8",
-    "application/x-www-form-urlencoded", "text/plain;charset=UTF-8", "text/plain; charset=utf-8", "text/plain",
+    FORM, "text/plain;charset=UTF-8", "text/plain; charset=utf-8", "text/plain",
     "application/octet-stream",
 )  # fmt: skip
 _SAME = "sign the value of Signature-Input behind its label, character by character"
@@ -88,6 +88,7 @@ def _others(sent: Sent, name: str, value: str) -> Iterator[Other]:
             yield bare, "content-type lacks its charset", "sign the field as it is sent", True
             yield f"{bare}; charset=utf-8", "content-type has a charset", "sign the field as it is sent", True
             yield f"{bare};charset=UTF-8", "content-type has a charset", "sign the field as it is sent", False
+            yield from _other_types(value)
     if value and not name.startswith("@"):
         yield value.lower(), f"{name} is in lower case", "sign the field as it is sent", False
         yield f'"{value}"', f"{name} stands in quotes", "sign the field as it is sent", False
@@ -98,6 +99,16 @@ def _not_given(name: str) -> Iterator[Other]:
     """Of a field without a value here: what clients send of their own accord."""
     for value in _USUAL_TYPES if name == "content-type" else ():
         yield value, f"content-type is {value}", "give the field here as it was sent", True
+
+
+def _other_types(value: str) -> Iterator[Other]:
+    """What a client was told to send, or thinks that it sends."""
+    sent = shortened(legible(value))
+    for other in _USUAL_TYPES:
+        instead = f"sign {sent}, which is sent"
+        if other.startswith("application/json"):
+            instead = f"send what you sign (for curl: -H 'Content-Type: {other}')"
+        yield other, f"content-type is {other} where {sent} is sent", instead, False
 
 
 def _authorities(sent: Sent) -> Iterator[Other]:

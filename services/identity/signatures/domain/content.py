@@ -19,6 +19,15 @@ _ALGORITHMS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
 _LONGEST_JSON = 1 << 16
 """Bytes of JSON that are written again in all these ways: for more it takes long."""
 _BOM = b"\xef\xbb\xbf"
+FORM = "application/x-www-form-urlencoded"
+AS_JSON = "Content-Type: application/json"
+_NOT_GIVEN = "No content was given to this route, and {} says that the request has some"
+_GIVE_IT = "give it as content (content_base64 for bytes that are no text)"
+_NO_TYPE = (
+    "Content-Type is missing among the headers given here, and there is content. If the request was sent without one, "
+    f"the API answers 415 to it, however it is signed: send {AS_JSON} (for curl: -H '{AS_JSON}'). If it was sent with "
+    "one (many clients add it by themselves), give it here, too."
+)
 
 
 def retyped(content: bytes) -> Iterator[tuple[str, str, bytes]]:
@@ -80,11 +89,51 @@ def explain_digest(sent: Sent) -> Digest:
     found = sent.fields.get("content-digest")
     if found is None and not sent.has_body and not sent.content:
         return Digest()
+    if lacking := content_lacking(sent):
+        return Digest(None, None if found is None else legible(found), None if found is None else False, lacking)
     expected = _expected(found or "", sent.content)
     if found is None:
         return Digest(expected, None, False, "The request has content and no Content-Digest; send it, and sign it.")
     problem = _problem(found, sent.content)
     return Digest(expected, legible(found), problem is None, problem)
+
+
+def content_lacking(sent: Sent) -> str | None:
+    """What to say when the fields tell of content, and none was given here."""
+    if sent.content:
+        return None
+    field = sent.fields.get("content-digest")
+    if field is not None and _is_of_something(field):
+        told = "Content-Digest"
+    elif sent.fields.get("content-length", "").strip("0").isdigit():
+        told = "Content-Length"
+    else:
+        return None
+    return f"{_NOT_GIVEN.format(told)}: {_GIVE_IT}."
+
+
+def _is_of_something(field: str) -> bool:
+    try:
+        digest = ContentDigest.read(field)
+        digest.check()
+    except Refused as refused:
+        return refused.code == "signature_digest"
+    return False
+
+
+def of_type(sent: Sent) -> list[str]:
+    """Of content that the API does not take, whatever its signature."""
+    found = sent.fields.get("content-type")
+    if not sent.content:
+        return []
+    if found is None:
+        return [_NO_TYPE]
+    media_type = found.partition(";")[0].strip().lower()
+    if media_type == "application/json" or media_type.endswith("+json"):
+        return []
+    by_itself = f" (curl's -d sends {FORM} by itself; -H '{AS_JSON}' replaces it)" if media_type == FORM else ""
+    says = f"The API takes JSON alone, and answers 415 to content of {shortened(legible(media_type))}"
+    return [f"{says}, however it is signed: send {AS_JSON}{by_itself}."]
 
 
 def _expected(found: str, content: bytes) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from services.identity.signatures.domain.content import content_lacking
 from services.identity.signatures.domain.explanation import Component
 from services.identity.signatures.domain.request import Sent, legible, shortened
 from shared.signing.digests import content_digest
 
 DERIVED = ("@method", "@authority", "@path", "@query")
 _ORDER = (*DERIVED, "content-digest", "content-type", "idempotency-key")
+_UNKNOWN_DIGEST = "sha-256=:<the base64 of the content's SHA-256>:"
 _NOT_HERE = {
     "@target-uri": "A proxy that ends TLS changes it; cover @authority, @path and @query instead.",
     "@request-target": "Cover @path and @query instead.",
@@ -98,7 +100,8 @@ def as_wanted(sent: Sent, identifiers: Sequence[str]) -> Lines:
     """The lines of the base as they should be: without what cannot be covered, with what must be."""
     kept = [each for each in identifiers if problem_of(sent, each) is None]
     names = [*kept, *(f'"{name}"' for name in missing(sent, identifiers))]
-    digest = content_digest(sent.content)  # of a request that has none yet
+    # Of a request that has none yet; where its content was not given here, nobody can tell which.
+    digest = content_digest(sent.content) if content_lacking(sent) is None else _UNKNOWN_DIGEST
     return tuple((name, digest if (value := value_of(sent, name)) is None else value) for name in names)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from services.identity.signatures.domain import older, rfc9421
+from services.identity.signatures.domain.content import content_lacking
 from services.identity.signatures.domain.explanation import Explanation, Keys
 from services.identity.signatures.domain.request import Sent
 
@@ -21,9 +22,10 @@ _UNSIGNED = {
     "X-Timestamp (the digits before the colon) and X-Signature, its 64 hexadecimal digits.",
 }
 _OFF = (
-    "This API key need not sign: its signature_policy is off, and the gateway lets its requests pass without "
-    "looking at a signature."
+    "This API key need not sign: its signature_policy is off, and the gateway verifies nothing. To have signatures "
+    'verified, PATCH /v1/api-keys/{} with {{"signature_policy": "{}"}}.'
 )
+_NO_KEY = "This API key has no signing key that works: make one with POST /v1/api-keys/{}/signing-keys and {{}}."
 
 
 def explain(sent: Sent, policy: Policy, keys: Keys, at: float, ended: tuple[str, str] | None = None) -> Explanation:
@@ -38,13 +40,15 @@ def explain(sent: Sent, policy: Policy, keys: Keys, at: float, ended: tuple[str,
     upper = replace(sent, method=sent.method.upper())
     found = older.explain(upper, keys, at) if by_older else rfc9421.explain(upper, keys, at)
     signed, unseen = (older_fields, newer_fields) if by_older else (newer_fields, older_fields)
-    _say_scheme(found, policy, signed=signed, unseen=unseen)
+    _say_scheme(found, policy, keys.api_key_id, signed=signed, unseen=unseen)
     if policy == "off":
-        _say_off(found, signed=signed)
+        _say_off(found, _OFF.format(keys.api_key_id, found.scheme), signed=signed)
+    if not keys.good:
+        found.hints.insert(0, _NO_KEY.format(keys.api_key_id))
     found.hints += [
         f"The secret of the signing key {key_id} cannot be read any more; make a new one." for key_id in keys.unreadable
     ]
-    found.hints += _of_length(sent)
+    found.hints += [hint for hint in _of_length(sent) if hint not in found.hints]
     if ended is not None:
         _refuse(found, *ended, ended[1])
     if upper.method != sent.method:
@@ -58,7 +62,7 @@ def _refuse(found: Explanation, code: str, detail: str, hint: str) -> None:
     found.hints.insert(0, hint)
 
 
-def _say_scheme(found: Explanation, policy: Policy, *, signed: bool, unseen: bool) -> None:
+def _say_scheme(found: Explanation, policy: Policy, api_key_id: str, *, signed: bool, unseen: bool) -> None:
     """Which scheme the API key asks for, where the request is signed by another, by both or by none."""
     scheme, other = (found.scheme, "v0" if found.scheme == "v1" else "v1")
     if signed and unseen:
@@ -69,8 +73,10 @@ def _say_scheme(found: Explanation, policy: Policy, *, signed: bool, unseen: boo
     says = _UNSIGNED[scheme]
     if unseen:
         says = (
-            f"The request is signed {_NAMES[other]}, and that is not looked at: this API key's signature_policy asks "
-            f"for {scheme}. Sign it {_NAMES[scheme]}, with {_FIELDS[scheme]}."
+            f"The request is signed {_NAMES[other]}, and this API key's signature_policy asks for {scheme}: "
+            f"{_FIELDS[other]} are not looked at. Sign it {_NAMES[scheme]}, with {_FIELDS[scheme]}; or PATCH "
+            f'/v1/api-keys/{api_key_id} with {{"signature_policy": "both"}}, which takes either (v0 covers the time and '
+            "the content alone)."
         )
     elif policy == "both":
         says += f" This API key's signature_policy is both: a signature {_NAMES[other]}, {_FIELDS[other]}, is as right."
@@ -82,13 +88,12 @@ def _say_scheme(found: Explanation, policy: Policy, *, signed: bool, unseen: boo
         found.hints.append(says)
 
 
-def _say_off(found: Explanation, *, signed: bool) -> None:
+def _say_off(found: Explanation, says: str, *, signed: bool) -> None:
+    found.hints.insert(0, says)
     if signed:
-        found.hints.append(_OFF)
-        found.detail = f"{_OFF} If it did: {found.detail}"
+        found.detail = f"{says} If it had to sign: {found.detail}"
     else:
-        found.valid, found.code, found.detail = True, None, _OFF
-        found.hints.insert(0, _OFF)
+        found.valid, found.code, found.detail = True, None, says
 
 
 def _say_method(found: Explanation, method: str) -> None:
@@ -109,6 +114,8 @@ def _say_method(found: Explanation, method: str) -> None:
 
 
 def _of_length(sent: Sent) -> list[str]:
+    if lacks := content_lacking(sent):
+        return [lacks]
     length = sent.fields.get("content-length", str(len(sent.content)))
     if length == str(len(sent.content)):
         return []

@@ -58,7 +58,7 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A signing key that could not be used any more. ``why``: what is said of it, "was revoked 60 s before".
+    """A signing key that could not be used any more. ``why``: what is said of it, "was revoked 60 s before the request".
     ``successor``: the id of the key that was made of it by a rotation, if that one can be used.
     """
 
@@ -68,25 +68,41 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """A signing key of another API key of the same organisation. ``key`` is None where its signatures are not explained:
+    that of a live API key, or one that cannot be read. ``copy``: the id of the copy that this API key has of it.
+    """
+
+    key_id: str
+    api_key_id: str
+    live: bool = False
+    key: Verifier | None = None
+    copy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Keys:
     """The signing keys of an API key. ``good``: those it could be used with; ``ended``: the one that the signature names,
-    where it could not; ``elsewhere``: the API key that the named one belongs to, where that is another; ``unreadable``:
-    ids of good ones whose secret cannot be opened any more.
+    where it could not; ``former``: all that could not, newest first; ``elsewhere``: the named one, where it is another API
+    key's; ``unreadable``: ids of good ones whose secret cannot be opened any more.
     """
 
     api_key_id: str
     good: Sequence[Verifier]
     ended: Ended | None = None
-    elsewhere: str | None = None
+    elsewhere: Elsewhere | None = None
     unreadable: Sequence[str] = field(default=())
+    former: Sequence[Ended] = field(default=())
 
     def good_one(self, key_id: str) -> Verifier | None:
         """The good key with this id."""
         return next((key for key in self.good if key.key_id == key_id), None)
 
     def named(self, key_id: object) -> Verifier | None:
-        """The key with this id, good or ended."""
+        """The key with this id: good, ended, or another API key's that may be looked at."""
         found = self.good_one(key_id) if isinstance(key_id, str) else None
         if found is None and self.ended is not None and self.ended.key.key_id == key_id:
             return self.ended.key
+        if found is None and self.elsewhere is not None and self.elsewhere.key_id == key_id:
+            return self.elsewhere.key
         return found

@@ -23,7 +23,8 @@ def fault_of(
         case "signature_algorithm":
             found = [problems.get("alg")]
         case "signature_time":
-            found = [problems.get("created"), problems.get("expires")]
+            times = [problems.get("created"), problems.get("expires")]
+            found = sorted(times, key=lambda problem: "in milliseconds" not in (problem or ""))
         case "signature_missing":
             labels = (each for each in told if each.startswith(("Signature has the label", "Signature has no member")))
             found = [problems.get("tag") if "tag=" in refused.detail else next(labels, None)]

@@ -7,10 +7,12 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
-from services.identity.signatures.domain.content import cut, retyped
+from services.identity.signatures.domain.content import content_lacking, cut, of_type, retyped
 from services.identity.signatures.domain.explanation import Component, Digest, Explanation, Keys, Parameter
-from services.identity.signatures.domain.key_mistakes import of_secret
+from services.identity.signatures.domain.key_mistakes import of_former, of_secret, unexplained
+from services.identity.signatures.domain.parameters import ANEW
 from services.identity.signatures.domain.reading import HEXADECIMAL, LENGTHS, bytes_of
 from services.identity.signatures.domain.request import Sent, legible, shortened
 from services.identity.signatures.domain.search import Check, Mistake, explaining, holds, secrets_of, sentence
@@ -20,11 +22,11 @@ from shared.signing.keys import SharedSecret
 
 _HOLDS = "The signature holds: the gateway lets the request pass once."
 _RIGHT = "The signature itself is right: your secret and the text that you sign are good."
-_UNEXPLAINED = (
-    "No usual mistake explains the signature. Compare the text that you sign with signature_base, character by "
-    "character; where they are the same, it was made with another secret."
+_PERHAPS_NOT_GIVEN = "No content was given to this route: if the request had some, give it, too."
+_NO_SHARED = (
+    "The older scheme (v0) needs a shared secret, and this API key has public keys alone: make a signing key of "
+    "hmac-sha256 with POST /v1/api-keys/{}/signing-keys and {{}}."
 )
-_NO_SHARED = "The older scheme needs a shared secret; make a signing key of hmac-sha256."
 _DIGITS = re.compile(r"[0-9]{10,13}")
 _AS_IS = "sign <X-Timestamp>:<content>"
 _PREFIX = re.compile(r"(?:hmac-)?(?:sha-?256|v0|v1)[=:]", re.IGNORECASE)
@@ -62,18 +64,21 @@ def explain(sent: Sent, keys: Keys, at: float) -> Explanation:
     if code is not None:
         told = [*hints]
         if secrets and signature is not None:
-            told.append(_of_signature(sent, time or "", signature, secrets))
-        hints = [_fault(code, detail, time, timing, problem, told), *told]
+            told += _of_signature(sent, time or "", signature, keys)
+        says = _NO_SHARED.format(keys.api_key_id) if keys.good and not secrets else detail
+        hints = [_fault(code, says, time, timing, problem, told), *told]
     begin = time if time and time.isascii() and time.isdigit() else str(int(at * 1000))
-    base = legible(f"{begin}:".encode() + sent.content)[:_LONGEST_BASE]
+    lacks = content_lacking(sent)
+    base = legible(f"{begin}:".encode() + (sent.content if lacks is None else b"<the content>"))[:_LONGEST_BASE]
     covered = [
         Component("x-timestamp", _shown(time), True, True, timing),
-        Component("content", cut(sent.content), True, True, None),
+        Component("content", cut(sent.content), True, True, lacks),
     ]
     given = [
         Parameter("x-timestamp", _shown(time), timing),
         Parameter("x-signature", _shown(sent.fields.get("x-signature")), problem),
     ]
+    hints += of_type(sent)
     return Explanation(code is None, code, detail, "v0", base, covered, Digest(), given, list(dict.fromkeys(hints)))
 
 
@@ -81,8 +86,6 @@ def _fault(
     code: str, detail: str, time: str | None, timing: str | None, problem: str | None, told: Sequence[str]
 ) -> str:
     """The one fault that ``code`` names, in the order in which the gateway looks."""
-    if code == "signature_key":
-        return _NO_SHARED
     untimely = timing is not None and (code == "signature_time" or not _DIGITS.fullmatch(time or ""))
     if code in {"signature_time", "signature_malformed"} and (untimely or problem is not None):
         return f"X-Timestamp: {timing}" if untimely else f"{problem}"
@@ -121,8 +124,8 @@ def _time_problem(time: str | None, at: float) -> str | None:
     seconds = at - int(time) / 1000
     if abs(seconds) <= v0.SKEW_SECONDS:
         return None
-    where = f"{seconds:.0f} s ago" if seconds > 0 else f"{-seconds:.0f} s ahead of the gateway's clock"
-    return f"signed {where}; {v0.SKEW_SECONDS} s are allowed."
+    where = f"was {ceil(seconds)} s ago" if seconds > 0 else f"is {ceil(-seconds)} s ahead of the gateway's clock"
+    return f"It {where}; {v0.SKEW_SECONDS} s are allowed. {ANEW}; if you do, check your clock."
 
 
 def _signature(field: str | None) -> tuple[bytes | None, list[str], str | None]:
@@ -144,15 +147,21 @@ def _signature(field: str | None) -> tuple[bytes | None, list[str], str | None]:
     return found, [problem], problem
 
 
-def _of_signature(sent: Sent, time: str, signature: bytes, secrets: Sequence[SharedSecret]) -> str:
+def _of_signature(sent: Sent, time: str, signature: bytes, keys: Keys) -> list[str]:
+    secrets = secrets_of(keys.good)
     draft = Draft(time.encode("latin-1"), sent.content, signature, _any_of(secrets))
     if holds(draft):
-        return _RIGHT
+        return [_RIGHT]
     mistakes = [*_of_times(time), *_of_content(sent), *_of_layouts(sent)]
+    mistakes += of_former([each for each in keys.former if isinstance(each.key, SharedSecret)], None)
     for key in secrets:
         mistakes += of_secret(sent, key)
     made = explaining(draft, mistakes, secrets[0])
-    return sentence(made) if made else _UNEXPLAINED
+    if made:
+        return [sentence(made)]
+    if lacks := content_lacking(sent):
+        return [lacks]
+    return [unexplained(secrets[0]), *([] if sent.content else [_PERHAPS_NOT_GIVEN])]
 
 
 def _any_of(secrets: Sequence[SharedSecret]) -> Check:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Mapping
+from math import ceil
 
-from services.identity.signatures.domain.explanation import Keys, Parameter
+from services.identity.signatures.domain.explanation import Elsewhere, Keys, Parameter
 from services.identity.signatures.domain.request import legible, shortened
 from shared.signing.fields import Bare, Signed, quoted
 from shared.signing.v1 import SKEW_SECONDS, TAG
@@ -15,7 +16,10 @@ NAMES = ("created", "expires", "nonce", "keyid", "alg", "tag")
 _NONCE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,64}")
 _MILLISECONDS = 100_000_000_000
 """Unix seconds that large are of the year 5138, and milliseconds of 1973."""
-_TEXT = re.compile(r"[ -~]*")
+ANEW = "Sign each request anew, just before it is sent"
+_OWN = "Sign with a signing key of the very API key that you send"
+BEFORE_CREATED = "before created, and must come after it"
+"""Of ``expires``; what is said of it then."""
 
 
 def parameters(signed: Signed, keys: Keys, at: float) -> list[Parameter]:
@@ -81,18 +85,26 @@ def _created(value: Bare | None, at: float) -> str | None:
     if abs(at - value) <= SKEW_SECONDS:
         return None
     if at > value:
-        return f"created {at - value:.0f} s ago; {SKEW_SECONDS} s are allowed."
-    return f"created {value - at:.0f} s ahead of the gateway's clock; {SKEW_SECONDS} s are allowed. Is yours right?"
+        return f"It was {ceil(at - value)} s ago; {SKEW_SECONDS} s are allowed. {ANEW}; if you do, check your clock."
+    ahead = f"It is {ceil(value - at)} s ahead of the gateway's clock; {SKEW_SECONDS} s are allowed."
+    return f"{ahead} Say when you sign, in UTC; if you do, check your clock."
 
 
 def _expires(value: Bare | None, created: Bare | None, at: float) -> str | None:
     problem = _time("expires", value)
     if problem or not isinstance(value, int):
         return problem
+    begin = created if isinstance(created, int) and not in_milliseconds(created) else None
     if at >= value:
-        return f"expired {at - value:.0f} s ago; sign each request when it is sent."
-    if isinstance(created, int) and not in_milliseconds(created) and value - created > SKEW_SECONDS:
-        return f"good for {value - created} s; {SKEW_SECONDS} s after created is the most."
+        if begin is not None and value <= begin:
+            where = f"{begin - value} s {BEFORE_CREATED}" if value < begin else "created itself, and must come after it"
+            return f"It is {where}, by {SKEW_SECONDS} s at most."
+        return f"It was {ceil(at - value)} s ago: the signature has expired. {ANEW}."
+    if begin is not None and value - begin > SKEW_SECONDS:
+        return (
+            f"It is {value - begin} s after created; {SKEW_SECONDS} s are allowed. With this created say "
+            f"expires={begin + SKEW_SECONDS}, or sooner."
+        )
     return None
 
 
@@ -108,7 +120,7 @@ def _nonce(value: Bare | None) -> str | None:
 
 def _key_id(value: Bare | None, keys: Keys) -> str | None:
     if value is None:
-        return 'It is missing; add keyid="…", the id of the signing key.'
+        return 'It is missing; add keyid="…", the id of the signing key that you sign with.'
     if not isinstance(value, str):
         return 'It is not text; write keyid="…", in quotes.'
     if keys.good_one(value) is not None:
@@ -119,7 +131,7 @@ def _key_id(value: Bare | None, keys: Keys) -> str | None:
     if value in keys.unreadable:
         return "This signing key's secret cannot be read any more; revoke it and make a new one."
     if keys.elsewhere is not None:
-        return f"This is a signing key of another API key, {keys.elsewhere}."
+        return _of_another(keys.elsewhere, keys.api_key_id)
     if value == keys.api_key_id or value.startswith("gdn_"):
         return "This names the API key; keyid is the id of its signing key."
     if value.startswith("gdns_"):
@@ -127,6 +139,15 @@ def _key_id(value: Bare | None, keys: Keys) -> str | None:
     if keys.good_one(value.strip().lower()) is not None:
         return f"Write the id as it was given, {value.strip().lower()}."
     return "No signing key of this API key has this id."
+
+
+def _of_another(key: Elsewhere, api_key_id: str) -> str:
+    says = f"This is a signing key of another API key, {key.api_key_id}."
+    if key.copy is not None:
+        return f"{says} That given here, {api_key_id}, has a copy of it with the same secret: name {key.copy}."
+    if key.live:
+        return f"{says} That is a live key, whose signatures are not explained. {_OWN}."
+    return f"{says} {_OWN}; if the request was sent with that other one, give it here as api_key_id."
 
 
 def _algorithm(given: Mapping[str, Bare], keys: Keys) -> str | None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from services.identity.signatures.domain.base import Draft, joined, parts_of, standard
 from services.identity.signatures.domain.base_mistakes import of_base
-from services.identity.signatures.domain.content import explain_digest
+from services.identity.signatures.domain.content import content_lacking, explain_digest, of_type
 from services.identity.signatures.domain.covered import as_listed, as_wanted, components
 from services.identity.signatures.domain.explanation import Component, Digest, Explanation, Keys, Parameter
 from services.identity.signatures.domain.fault import fault_of, lacking, not_given
-from services.identity.signatures.domain.key_mistakes import of_keys
-from services.identity.signatures.domain.parameters import none_at_all, parameters, suggested
+from services.identity.signatures.domain.key_mistakes import of_keys, unexplained
+from services.identity.signatures.domain.parameters import BEFORE_CREATED, none_at_all, parameters, suggested
 from services.identity.signatures.domain.reading import Reading, read
 from services.identity.signatures.domain.request import Sent, legible, shortened
 from services.identity.signatures.domain.search import Mistake, check_of, explaining, holds, sentence
@@ -21,15 +21,7 @@ from shared.signing.fields import Signed
 
 _HOLDS = "The signature holds: the gateway lets the request pass once, with a nonce that was not used before."
 _RIGHT = "The signature itself is right for what it covers: your secret and your base are good."
-_UNEXPLAINED = (
-    "No usual mistake explains the signature. Compare the text that you sign with signature_base, character by "
-    "character; where they are the same, it was made with another secret."
-)
-
-_NO_TYPE = (
-    "Content-Type is missing among the headers given here, and there is content. If the request was sent with one "
-    "(many clients add it by themselves), give it here, too: then it must be covered."
-)
+_NOT_TRIED = "Whether the signature is right is not told: it names a live key."
 
 
 def explain(sent: Sent, keys: Keys, at: float) -> Explanation:
@@ -47,6 +39,8 @@ def explain(sent: Sent, keys: Keys, at: float) -> Explanation:
     hints += _of_fields(sent, covered)
     base = legible(_wanted(sent, signed, keys, at))
     code, detail = (None, _HOLDS) if refused is None else (refused.code, refused.detail)
+    if code == "signature_digest":
+        detail = content_lacking(sent) or detail
     return Explanation(code is None, code, detail, "v1", base, covered, digest, given, list(dict.fromkeys(hints)))
 
 
@@ -81,7 +75,9 @@ def _wanted(sent: Sent, signed: Signed | None, keys: Keys, at: float) -> str:
 
 
 def _of_values(digest: Digest, given: Sequence[Parameter]) -> list[str]:
-    times = [f"{each.name}: {each.problem}" for each in given if each.problem and "in milliseconds" in each.problem]
+    telling = ("in milliseconds", BEFORE_CREATED)
+    wrong = [each for each in given if each.problem and any(says in each.problem for says in telling)]
+    times = [f"{each.name}: {each.problem}" for each in wrong if each.name in {"created", "expires"}]
     digests = [] if digest.problem is None or digest.found is None else [digest.problem]
     return times + digests
 
@@ -89,25 +85,22 @@ def _of_values(digest: Digest, given: Sequence[Parameter]) -> list[str]:
 def _of_fields(sent: Sent, covered: Sequence[Component]) -> list[str]:
     """What may have been sent and was not given here."""
     lacks = lacking(covered)
-    if not sent.content or "content-type" in sent.fields or "content-type" in lacks:
-        return [not_given(each) for each in lacks]
-    return [*(not_given(each) for each in lacks), _NO_TYPE]
+    of_types = [] if "content-type" in lacks else of_type(sent)
+    return [*(not_given(each) for each in lacks), *of_types]
 
 
 def _of_signature(sent: Sent, reading: Reading, keys: Keys, covered: Sequence[Component]) -> list[str]:
     """What the signature's bytes tell: what was signed, if it was signed with what we know. Marks the components."""
     named = keys.named(reading.signed.parameters.get("keyid"))
     primary = named or next(iter(keys.good), None)
-    if primary is None:
-        return ["This API key has no signing key that works; make one with POST /v1/api-keys/{key_id}/signing-keys."]
-    if reading.signature is None:
+    if primary is None or reading.signature is None:
         return []
     lines = as_listed(sent, reading.signed.components)
     check = check_of(named) if named else _never
     draft = Draft(lines, reading.signed.text, reading.signature, check)
     if holds(draft):
         return [_RIGHT]
-    mistakes: list[Mistake[Draft]] = [*of_keys(sent, named, keys.good)]
+    mistakes: list[Mistake[Draft]] = [*of_keys(sent, named, keys)]
     mistakes += of_base(sent, draft, reading.label, reading.written)
     made = explaining(draft, mistakes, primary)
     for mistake in made:
@@ -115,7 +108,10 @@ def _of_signature(sent: Sent, reading: Reading, keys: Keys, covered: Sequence[Co
     if made:
         return [sentence(made)]
     lacks = ", ".join(shortened(each) for each in lacking(covered))
-    return [f"Whether the signature is right cannot be told without the value of {lacks}." if lacks else _UNEXPLAINED]
+    if lacks:
+        return [f"Whether the signature is right cannot be told without the value of {lacks}."]
+    live = named is None and keys.elsewhere is not None and keys.elsewhere.live
+    return [_NOT_TRIED if live else unexplained(primary)]
 
 
 def _mark(covered: Sequence[Component], mistake: Mistake[Draft]) -> None:

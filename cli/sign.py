@@ -13,24 +13,14 @@ import time
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple, NoReturn
 from urllib.parse import quote
 
 import typer
 
+from cli import signing_key
 from cli.administration import Refused
-
-if TYPE_CHECKING:
-    from shared.signing.v1 import Signer
-
-API_KEY, KEY_ID, SECRET = "GUARDIAN_API_KEY", "GUARDIAN_SIGNING_KEY_ID", "GUARDIAN_SIGNING_SECRET"
-KEY_FILE = "GUARDIAN_SIGNING_KEY_FILE"
-_MADE_BY = {
-    API_KEY: ('"name": "signs", "scopes": ["contacts:read"]', "/v1/api-keys", "an API key", "key"),
-    KEY_ID: ("", "/v1/api-keys/<id>/signing-keys", "a signing key", "id"),
-    SECRET: ("", "/v1/api-keys/<id>/signing-keys", "a signing key", "secret"),
-}
-"""Content and path of the request that makes what a variable holds, what that is called, and the field it is in."""
+from cli.signing_key import API_KEY, Keys
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[ -~\t]*")
@@ -70,8 +60,27 @@ _Fields = dict[str, tuple[str, str]]
 """Header fields, name and value, by their names in lower case."""
 
 
+def _end(reason: object) -> NoReturn:
+    print(f"guardian: {reason}", file=sys.stderr)
+    raise typer.Exit(1) from None
+
+
+def _comes_first(method: str) -> str:
+    """What is no method because it is the URL is told before a second argument is asked for."""
+    if re.search(r"[/:]", method):
+        _end(f"the method comes first, and then the URL: guardian sign POST {_example()}")
+    return method
+
+
+def _is_an_argument(method: str | None) -> None:
+    """What -X is in curl."""
+    if method is not None:
+        word = method.upper() if _TOKEN.fullmatch(method) else "POST"
+        _end(f"the method is the first argument, without -X: guardian sign {word} {_example()}")
+
+
 def sign(
-    method: Annotated[str, typer.Argument(help="The method, such as POST.")],
+    method: Annotated[str, typer.Argument(help="The method, such as POST.", callback=_comes_first)],
     url: Annotated[str, typer.Argument(help="The whole URL, with its query, percent-encoded.")],
     data: Annotated[
         str | None,
@@ -80,6 +89,9 @@ def sign(
     *,
     header: Annotated[list[str] | None, typer.Option("--header", "-H", help="Another header, 'Name: value'.")] = None,
     v0: Annotated[bool, typer.Option("--v0", help="By the older scheme.")] = False,
+    _request: Annotated[
+        str | None, typer.Option("--request", "-X", hidden=True, is_eager=True, callback=_is_an_argument)
+    ] = None,
 ) -> None:
     """Print a curl command for a signed request.
 
@@ -94,8 +106,7 @@ def sign(
     try:
         words = _command(method, _target(url), _content(data), header or [], older=v0)
     except Refused as error:
-        print(f"guardian: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+        _end(error)
     # As bytes, because content that is no text must leave as it came.
     sys.stdout.buffer.write(os.fsencode(shlex.join(words)) + b"\n")
     sys.stdout.buffer.flush()
@@ -112,10 +123,12 @@ def _command(method: str, target: _Target, content: _Content | None, more: Itera
         fields.setdefault("content-type", ("Content-Type", "application/json"))
     if not _is_sent_as_it_is(target.host):
         fields.setdefault("host", ("Host", target.authority))
-    fields = {"authorization": ("Authorization", f"Bearer {_needed(API_KEY, target)}"), **fields}
-    made = _by_content(target, content) if older else _by_fields(method, target, content, fields)
+    keys = signing_key.from_environment(f"{target.scheme}://{target.authority}", older=older)
+    fields = {"authorization": ("Authorization", f"Bearer {keys.api_key}"), **fields}
+    made = _by_content(content, keys) if older else _by_fields(method, target, content, fields, keys)
     return [
-        "curl", "-sS", "--globoff", "--path-as-is",
+        "curl", "-q",  # first, or a ~/.curlrc adds fields of its own
+        "-sS", "--globoff", "--path-as-is",
         *(["--head"] if method == "HEAD" else ["-X", method]),  # with -X HEAD curl waits for content
         target.url,
         *(word for name, value in (*fields.values(), *made.items()) for word in ("-H", f"{name}: {value}")),
@@ -123,10 +136,16 @@ def _command(method: str, target: _Target, content: _Content | None, more: Itera
     ]  # fmt: skip
 
 
+def _example() -> str:
+    """A URL of the platform that is meant, as far as this terminal knows it."""
+    port = os.environ.get("GUARDIAN_PORT", "")
+    return f"http://127.0.0.1:{port if re.fullmatch(r'[0-9]+', port) else '8080'}/v1/…"
+
+
 def _target(url: str) -> _Target:
     match = _URL.fullmatch(url)
     if match is None or not match[2]:
-        raise Refused(f"'{url}' is not a whole URL; write http://127.0.0.1:8080/v1/…")
+        raise Refused(f"'{url}' is not a whole URL; write {_example()}")
     scheme, authority, path, query, fragment = match.groups()
     if fragment is not None:
         raise Refused("a fragment ('#…') is not sent; leave it out, or write '#' as %23")
@@ -167,6 +186,8 @@ def _content(data: str | None) -> _Content | None:
         return _Content(os.fsencode(data), ("--data-raw", data))
     if data == "@-":
         raise Refused("what curl reads from its standard input cannot be signed before; write it to a file, -d @FILE")
+    if data == "@":
+        raise Refused("'@' has no file's name behind it; write -d @FILE")
     path = Path(data[1:]).absolute()  # so that the command can be pasted in any folder
     try:
         if not path.is_file():  # a pipe can be read once, and curl has to
@@ -197,15 +218,13 @@ def _fields(headers: Iterable[str]) -> _Fields:
     return fields
 
 
-def _by_content(target: _Target, content: _Content | None) -> dict[str, str]:
+def _by_content(content: _Content | None, keys: Keys) -> dict[str, str]:
     from shared.signing import v0
 
-    if os.environ.get(KEY_FILE):
-        raise Refused(f"--v0 signs with a shared secret alone; leave --v0 out, or unset {KEY_FILE}")
-    return v0.sign(_secret(target), time.time_ns() // 1_000_000, b"" if content is None else content.sent)
+    return v0.sign(keys.secret.encode(), time.time_ns() // 1_000_000, b"" if content is None else content.sent)
 
 
-def _by_fields(method: str, target: _Target, content: _Content | None, fields: _Fields) -> dict[str, str]:
+def _by_fields(method: str, target: _Target, content: _Content | None, fields: _Fields, keys: Keys) -> dict[str, str]:
     from shared.signing import v1
     from shared.signing.digests import content_digest
     from shared.signing.message import Message
@@ -215,51 +234,4 @@ def _by_fields(method: str, target: _Target, content: _Content | None, fields: _
     values |= {name.lower(): value for name, value in added.items()}
     pairs = [(name.encode(), value.encode()) for name, value in values.items()]
     message = Message(method, target.path.encode(), target.query.encode(), pairs, scheme=target.scheme)
-    return added | v1.sign(message, _key(target), nonce=secrets.token_urlsafe(18), created=int(time.time()))
-
-
-def _key(target: _Target) -> "Signer":
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    from shared.signing.keys import PrivateKey, SharedSecret
-
-    key_id, file = _needed(KEY_ID, target), os.environ.get(KEY_FILE)
-    if not file:
-        return SharedSecret(key_id, _secret(target))
-    try:
-        key = load_pem_private_key(Path(file).read_bytes(), None)
-    except OSError as error:
-        raise Refused(f"{KEY_FILE} names '{file}', which cannot be read: {error.strerror}") from None
-    except (TypeError, ValueError, UnsupportedAlgorithm):  # TypeError: it has a password
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise Refused(
-            f"{KEY_FILE} names '{file}', which is not an Ed25519 private key in PEM without a password; "
-            f"openssl genpkey -algorithm ed25519 -out ed25519.pem makes one"
-        )
-    return PrivateKey(key_id, key)
-
-
-def _secret(target: _Target) -> bytes:
-    secret = _needed(SECRET, target)
-    if "-----BEGIN" in secret:
-        raise Refused(
-            f"{SECRET} holds a key in PEM, which is not a shared secret; write it to a file, {KEY_FILE}=<file>"
-        )
-    return secret.encode()
-
-
-def _needed(name: str, target: _Target) -> str:
-    value = os.environ.get(name)
-    if not value:
-        content, path, what, field = _MADE_BY[name]
-        raise Refused(
-            f"{name} is not set. curl --json '{{{content}}}' -H 'Authorization: Bearer <your key>' "
-            f"{target.scheme}://{target.authority}{path} makes {what}: export its {field} as {name}. "
-            "docs/guides/signing.md, 'Make a key that signs', has all the commands"
-        )
-    if "-----BEGIN" not in value and not re.fullmatch(r"[!-~]+", value):
-        raise Refused(f"{name} has spaces, control characters or letters beyond ASCII; export it as it was shown")
-    return value
+    return added | v1.sign(message, keys.signer(), nonce=secrets.token_urlsafe(18), created=int(time.time()))

@@ -165,11 +165,7 @@ def welcome(settings: Settings, table: RoutingTable, sign_in: Operation | None) 
         count=len(by_service),
         first_call=escape(f'curl {settings.base_url}{first} \\\n  -H "Authorization: Bearer gdn_…"'),
         sign_in=_sign_in(settings, sign_in),
-        key_hint=(
-            "<code>make run</code> prints a key of the demo organisation and keeps it in <code>.guardian/demo.json</code>."
-            if settings.environment != "production" and settings.demo
-            else "An administrator of your organisation makes keys; each is shown once."
-        ),
+        key_hint=_key_hint(settings),
     )
     page = body.encode()
     headers = [(b"content-type", _HTML), (b"content-security-policy", _SITE_POLICY), _REVALIDATE]
@@ -178,6 +174,17 @@ def welcome(settings: Settings, table: RoutingTable, sign_in: Operation | None) 
         return 200, headers, page
 
     return answer
+
+
+def _key_hint(settings: Settings) -> str:
+    if settings.environment != "development" or not settings.demo:
+        return "An administrator of your organisation makes keys; each is shown once."
+    # A path can have somebody's name in it, which is told on this machine alone.
+    local = is_loopback(settings.host) and settings.public_url is None and not settings.trusted_proxies
+    kept = f"<code>{escape(str(settings.home / 'demo.json'))}</code>"
+    if not local:
+        kept = "<code>demo.json</code>, in the folder <code>GUARDIAN_HOME</code>"
+    return f"<code>make run</code> prints a key of the demo organisation and keeps it in {kept}."
 
 
 def _sign_in(settings: Settings, operation: Operation | None) -> str:

@@ -6,8 +6,9 @@ import pytest
 
 from shared.settings import Settings
 from tests.cli.embedded import hold, home
+from tests.cli.signing import signing
 
-__all__ = ["hold", "home"]
+__all__ = ["hold", "home", "signing"]
 
 
 @pytest.fixture

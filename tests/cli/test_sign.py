@@ -1,42 +1,19 @@
 """What ``guardian sign`` prints is run by curl, and what arrives is verified as the gateway does it."""
 
-from __future__ import annotations
-
-import socketserver
 import string
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 from typer.testing import CliRunner
 
 from cli.main import app
-from shared.signing import v0, v1
-from shared.signing.keys import PublicKey, SharedSecret, Verifier
-from shared.signing.message import Message, Pair
+from shared.signing import v0
 from tests.cli.embedded import ROOT
+from tests.cli.signing import ENVIRONMENT, SECRET, Signing
 
-SECRET = SharedSecret("key-1", b"gdns_secret")
-ENVIRONMENT = {
-    "GUARDIAN_API_KEY": "gdn_live_key",
-    "GUARDIAN_SIGNING_KEY_ID": SECRET.key_id,
-    "GUARDIAN_SIGNING_SECRET": SECRET.secret.decode(),
-}
 JSON, TEXT = "application/json", "text/csv"
 UNUSUAL = [
     pytest.param('{"name": "O\'Brien", "path": "C:\\\\ $HOME `id` !x"}', id="quotes"),
@@ -49,104 +26,6 @@ UNUSUAL = [
     pytest.param("Zoë 🦊", id="beyond ASCII"),
     pytest.param("", id="nothing"),
 ]
-
-
-@dataclass
-class Arrived:
-    """A request, to the byte."""
-
-    line: str
-    headers: list[Pair]
-    content: bytes
-
-    def of(self, name: str) -> list[str]:
-        """The values of a field."""
-        return [value.decode("latin-1") for key, value in self.headers if key == name.encode()]
-
-    def message(self) -> Message:
-        method, target, _ = self.line.split(" ")
-        path, _, query = target.encode().partition(b"?")
-        return Message(method, path, query, self.headers, scheme="http")
-
-    def check(self, key: Verifier = SECRET) -> None:
-        """As the gateway does; raises ``Refused``."""
-        verified = v1.verify(self.message(), {key.key_id: key}.get, time.time())
-        assert (verified.digest is not None) == bool(self.of("content-type"))
-        if verified.digest is not None:
-            verified.digest.update(self.content)
-            verified.digest.check()
-
-
-class _Server(socketserver.ThreadingTCPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        self.arrived: list[Arrived] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    server: _Server
-
-    def handle(self) -> None:
-        line = self.rfile.readline().decode("latin-1").rstrip("\r\n")
-        headers = []
-        while (header := self.rfile.readline()) not in {b"\r\n", b""}:
-            name, _, value = header.partition(b":")
-            headers.append((name.lower(), value.strip(b" \t\r\n")))
-        length = int(dict(headers).get(b"content-length", b"0"))
-        self.server.arrived.append(Arrived(line, headers, self.rfile.read(length)))
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n")
-        self.wfile.write(b"" if line.startswith("HEAD ") else b"done\n")
-
-
-@dataclass
-class Signing:
-    """Signs by the command line, and pastes what it prints in another folder."""
-
-    server: _Server
-    folder: Path
-    environment: dict[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
-
-    @property
-    def base(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def send(self, *arguments: str, url: str = "/v1/contacts", method: str = "POST") -> Arrived:
-        """What arrived."""
-        result = CliRunner().invoke(app, ["sign", method, self.base + url, *arguments], env=self.environment)
-        assert result.exit_code == 0, result.output
-        return self.paste(result.stdout_bytes)
-
-    def paste(self, command: bytes) -> Arrived:
-        assert command.startswith(b"curl -sS ")
-        shell = subprocess.run(
-            ["sh", "-s"], input=command, cwd=self.folder, capture_output=True, timeout=30, check=False
-        )
-        assert (shell.returncode, shell.stderr) == (0, b"")
-        (arrived,) = self.server.arrived
-        return arrived
-
-    def refusal(self, *arguments: str, url: str = "http://127.0.0.1:8080/v1/contacts", method: str = "POST") -> str:
-        """The sentence in which it says why not."""
-        result = CliRunner().invoke(app, ["sign", method, url, *arguments], env=self.environment)
-        assert (result.exit_code, result.stdout) == (1, "")
-        assert result.stderr.startswith("guardian: ")
-        assert result.stderr.count("\n") == 1
-        return result.stderr.removeprefix("guardian: ").strip()
-
-
-@pytest.fixture
-def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Signing]:
-    monkeypatch.delenv("GUARDIAN_SIGNING_KEY_FILE", raising=False)
-    other = tmp_path / "other"
-    other.mkdir()
-    with _Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield Signing(server, other)
-        server.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("content", UNUSUAL)
@@ -186,6 +65,16 @@ def test_the_older_scheme(signing: Signing, content: str) -> None:
     verification.update(arrived.content)
     verification.check()
     assert not arrived.of("signature-input")
+
+
+def test_a_curlrc_changes_nothing(signing: Signing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".curlrc").write_text('header = "Content-Type: text/plain"\ncompressed\nget\nuser-agent = "mine"\n')
+    for name in ("HOME", "CURL_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    arrived = signing.send("-d", "{}", "-H", "Accept-Encoding: identity")
+    assert (arrived.of("content-type"), arrived.of("accept-encoding"), arrived.content) == ([JSON], ["identity"], b"{}")
+    assert arrived.of("user-agent") != ["mine"]
+    arrived.check()
 
 
 @pytest.mark.parametrize(
@@ -300,56 +189,29 @@ def test_methods_that_are_refused(signing: Signing, method: str) -> None:
 
 def test_content_that_is_refused(signing: Signing, tmp_path: Path) -> None:
     assert "standard input cannot be signed before" in signing.refusal("-d", "@-")
-    for name in ("@", f"@{tmp_path}", f"@{tmp_path}/none", "@/dev/null", "@a\0b"):
+    assert signing.refusal("-d", "@") == "'@' has no file's name behind it; write -d @FILE"
+    for name in (f"@{tmp_path}", f"@{tmp_path}/none", "@/dev/null", "@a\0b"):
         assert signing.refusal("-d", name).endswith("is not a file")
     assert signing.refusal("-d", "x", method="head").startswith("curl sends no content with HEAD")
 
 
-def _pem(key: PrivateKeyTypes, password: bytes | None = None) -> bytes:
-    encryption = BestAvailableEncryption(password) if password else NoEncryption()
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-
-
-def test_an_ed25519_key_signs(signing: Signing, tmp_path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    (tmp_path / "key.pem").write_bytes(_pem(key))
-    signing.environment["GUARDIAN_SIGNING_KEY_FILE"] = str(tmp_path / "key.pem")
-    arrived = signing.send("-d", "{}")
-    assert 'alg="ed25519"' in arrived.of("signature-input")[0]
-    arrived.check(PublicKey(SECRET.key_id, key.public_key()))
-    assert "--v0 signs with a shared secret alone" in signing.refusal("--v0")
-
-
-def test_files_without_an_ed25519_key(signing: Signing, tmp_path: Path) -> None:
-    key = Ed25519PrivateKey.generate()
-    file = tmp_path / "key.pem"
-    signing.environment["GUARDIAN_SIGNING_KEY_FILE"] = str(file)
-    assert signing.refusal().endswith("which cannot be read: No such file or directory")
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    for pem in (_pem(generate_private_key(SECP256R1())), _pem(key, b"password"), public, b"", b"\xff\0"):
-        file.write_bytes(pem)
-        assert "is not an Ed25519 private key in PEM without a password; openssl genpkey" in signing.refusal()
-
-
-@pytest.mark.parametrize("options", [[], ["--v0"]], ids=["v1", "v0"])
-def test_a_key_in_pem_is_no_secret(signing: Signing, options: list[str]) -> None:
-    signing.environment["GUARDIAN_SIGNING_SECRET"] = _pem(Ed25519PrivateKey.generate()).decode()
-    refusal = signing.refusal(*options)
-    assert refusal.endswith("is not a shared secret; write it to a file, GUARDIAN_SIGNING_KEY_FILE=<file>")
-
-
 @pytest.mark.parametrize(
-    ("name", "path", "field_of_answer"),
+    ("arguments", "says"),
     [
-        ("GUARDIAN_API_KEY", "/v1/api-keys makes an API key", "key"),
-        ("GUARDIAN_SIGNING_KEY_ID", "/v1/api-keys/<id>/signing-keys makes a signing key", "id"),
-        ("GUARDIAN_SIGNING_SECRET", "/v1/api-keys/<id>/signing-keys makes a signing key", "secret"),
+        (["http://h/a", "POST"], "the method comes first, and then the URL: guardian sign POST http://127.0.0.1:8099/v1/…"),
+        (["https://me:word@h/a", "get"], "the method comes first"),
+        (["/v1/contacts", "GET"], "the method comes first"),
+        (["http://h/a"], "the method comes first"),
+        (["http://h/a", "-d", "{}"], "the method comes first"),
+        (["-X", "patch", "http://h/a"], "the method is the first argument, without -X: guardian sign PATCH http://127.0.0.1:8099/v1/…"),
+        (["http://h/a", "--request=POST"], "the method is the first argument, without -X: guardian sign POST "),
+        (["POST", "http://h/a", "-XPOST"], "the method is the first argument"),
+        (["POST", "/v1/contacts"], "'/v1/contacts' is not a whole URL; write http://127.0.0.1:8099/v1/…"),
     ],
-)
-def test_variables(signing: Signing, name: str, path: str, field_of_answer: str) -> None:
-    signing.environment[name] = ""
-    refusal = signing.refusal()
-    assert refusal.startswith(f"{name} is not set. curl --json '{{")
-    assert f"http://127.0.0.1:8080{path}: export its {field_of_answer} as {name}." in refusal
-    signing.environment[name] = "shown\n"
-    assert signing.refusal().startswith(f"{name} has spaces, control characters")
+)  # fmt: skip
+def test_habits_that_are_told_what_to_write(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(app, ["sign", *arguments], env=ENVIRONMENT | {"GUARDIAN_PORT": "8099"})
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"guardian: {says}")
+    assert result.stderr.count("\n") == 1
+    assert "word" not in result.stderr

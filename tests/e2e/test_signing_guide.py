@@ -23,7 +23,7 @@ def test_every_way_to_sign(platform: RunningPlatform) -> None:
     printed = said(platform, "signing", without=() if node else ("Sign in Node.js",))
     assert printed["Make a key that signs"].split() == ["v1", "signature_missing"]
     command, *answers = printed["Sign by the command line"].strip().splitlines()
-    assert command.startswith("curl -sS ")
+    assert command.startswith("curl -q -sS ")
     assert answers == ["Ada", "signature_replayed"]
     first, second, replayed = printed["Safe retries"].strip().splitlines()
     assert first == second

@@ -258,6 +258,33 @@ def test_before_the_key_is_known_there_is_nobody_to_sign_for(world: World) -> No
     assert (reply.status, SIGNATURE_FIELDS & reply.headers.keys()) == (401, set())
 
 
+@pytest.mark.parametrize(
+    ("head", "content", "status", "is_signed"),
+    [
+        ("Content-Length: 1048577", b"", 413, False),
+        ("Transfer-Encoding: chunked", b"100001\r\n" + b"a" * 0x100001 + b"\r\n0\r\n\r\n", 413, True),
+        ("Content-Length: 10", b"a", 408, False),
+        ("Transfer-Encoding: chunked", b"1\r\na\r\nnone\r\n", 400, False),
+        ("Content-Length: 0\r\nX-Long: " + "a" * 100_000, b"", 431, False),
+        ("Content-Length: 01", b"a", 400, False),
+    ],
+    ids=["too long", "too long in chunks", "too slow", "broken chunks", "long head", "no head"],
+)
+def test_content_is_refused_with_a_signature_where_its_key_was_asked_for(
+    world: World, head: str, content: bytes, status: int, is_signed: bool
+) -> None:
+    """docs/guides/signing.md, 'Signed answers', lists what goes unsigned."""
+    caller = Caller(world, None)
+    caller.ask()
+    authorization = f"Authorization: Bearer {caller.key.text}"
+    sent = f"POST /v1/private HTTP/1.1\r\nHost: api.example\r\n{authorization}\r\n{head}\r\n\r\n".encode() + content
+    reply = world.front.send(sent)
+    signed = SIGNATURE_FIELDS & reply.headers.keys()
+    assert (reply.status, signed) == (status, SIGNATURE_FIELDS if is_signed else set())
+    page = world.front.get("/livez", authorization)
+    assert (page.status, SIGNATURE_FIELDS & page.headers.keys()) == (200, set())
+
+
 def test_the_platforms_public_key_is_there_for_everybody(front: Any, offline_settings: Any) -> None:
     reply = front.get("/.well-known/guardian-answer-key")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/jwk-set+json")

@@ -1,10 +1,14 @@
+import asyncio
 import gzip
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.routing import Route
+from gateway.pages import welcome
+from gateway.routing import Route, RoutingTable
+from shared.settings import Settings
 
 
 def test_the_welcome_page_says_what_runs_and_how_to_begin(start: Any, offline_settings: Any) -> None:
@@ -14,7 +18,27 @@ def test_the_welcome_page_says_what_runs_and_how_to_begin(start: Any, offline_se
     assert "<code>/v1/auth</code> <code>/v1/contacts</code>" in page
     assert "curl http://127.0.0.1:8080/v1/contacts" in page
     assert "curl -X POST http://127.0.0.1:8080/v1/auth/sign-in" in page
-    assert "demo.json" in page
+    assert "An administrator of your organisation makes keys" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "keeps it in <code>/srv/ada &amp; co/demo.json</code>."),
+        ({"home": Path(".guardian")}, "keeps it in <code>.guardian/demo.json</code>."),
+        ({"host": "0.0.0.0"}, "keeps it in <code>demo.json</code>, in the folder <code>GUARDIAN_HOME</code>."),
+        ({"public_url": "https://crm.example"}, "in the folder <code>GUARDIAN_HOME</code>."),
+        ({"trusted_proxies": ["127.0.0.1"]}, "in the folder <code>GUARDIAN_HOME</code>."),
+        ({"demo": False}, "An administrator of your organisation makes keys"),
+        ({"environment": "production"}, "An administrator of your organisation makes keys"),
+    ],
+)  # fmt: skip
+def test_the_welcome_page_says_where_the_demo_key_is(offline_settings: Settings, settings: Any, says: str) -> None:
+    there = {"environment": "development", "home": Path("/srv/ada & co"), **settings}
+    page: Any = welcome(offline_settings.model_copy(update=there), RoutingTable([Route("/v1/contacts", "crm")]), None)
+    text = asyncio.run(page(None))[2].decode()
+    assert says in text
+    assert ("ada" in text) == (settings == {})
 
 
 def test_the_welcome_page_stands_alone(front: Any) -> None:

@@ -27,7 +27,7 @@ from shared.signing.message import DEFAULT_PORTS, Message, has_content
 TAG, LABEL = "guardian-v1", "gdn"
 SKEW_SECONDS = 300
 """How far the signer's clock may be off, either way, and how long a signature may be good for."""
-_MILLISECONDS = 100_000_000_000
+MILLISECONDS = 100_000_000_000
 """Unix seconds that large are of the year 5138, and milliseconds of 1973."""
 _DERIVED = ("@method", "@authority", "@path", "@query")
 _PRESENT = ("content-type", "idempotency-key")
@@ -232,7 +232,7 @@ def _check_times(signed: Signed, now: float) -> tuple[int, int]:
     created, expires = signed.parameters.get("created"), signed.parameters.get("expires")
     if not isinstance(created, int) or not isinstance(expires, int):
         raise Refused("signature_incomplete", "The signature lacks created or expires, in unix seconds.")
-    if max(created, expires) >= _MILLISECONDS:
+    if max(created, expires) >= MILLISECONDS:
         raise Refused(
             "signature_time", "The signature's created or expires is in milliseconds; unix seconds are expected."
         )

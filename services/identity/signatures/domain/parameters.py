@@ -10,12 +10,10 @@ from math import ceil
 from services.identity.signatures.domain.explanation import Elsewhere, Keys, Parameter
 from services.identity.signatures.domain.request import legible, shortened
 from shared.signing.fields import Bare, Signed, quoted
-from shared.signing.v1 import SKEW_SECONDS, TAG
+from shared.signing.v1 import MILLISECONDS, SKEW_SECONDS, TAG
 
 NAMES = ("created", "expires", "nonce", "keyid", "alg", "tag")
 _NONCE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,64}")
-_MILLISECONDS = 100_000_000_000
-"""Unix seconds that large are of the year 5138, and milliseconds of 1973."""
 ANEW = "Sign each request anew, just before it is sent"
 _OWN = "Sign with a signing key of the very API key that you send"
 BEFORE_CREATED = "before created, and must come after it"
@@ -43,7 +41,7 @@ def none_at_all() -> list[Parameter]:
 
 def in_milliseconds(value: object) -> bool:
     """Whether a time is in milliseconds where seconds are asked for."""
-    return isinstance(value, int) and value >= _MILLISECONDS
+    return isinstance(value, int) and value >= MILLISECONDS
 
 
 def suggested(given: Mapping[str, Bare], keys: Keys, at: float) -> str:

@@ -33,6 +33,7 @@ _FIELDS = {API_KEY: "key", KEY_ID: "id", SECRET: "secret"}
 _NEW_API_KEY = """'{"name": "signs", "scopes": ["contacts:read"]}'"""
 _NEW_PUBLIC_KEY = """'{"algorithm": "ed25519", "public_key": "<its public half>"}'"""
 _NEW_PAIR = "openssl genpkey -algorithm ed25519 -out ed25519.pem makes one"
+_OPENSSH = "-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
 class Keys(NamedTuple):
@@ -60,13 +61,13 @@ def from_environment(base: str, *, older: bool) -> Keys:
     needed = {API_KEY: True, KEY_ID: not older, SECRET: not file}
     values = {name: os.environ.get(name, "") for name, is_needed in needed.items() if is_needed}
     if not all(values.values()):
-        raise Refused(_what_is_missing(values, base, has_file=bool(file)))
+        raise Refused(_what_is_missing(values, base, has_file=bool(file), older=older))
     for name, value in values.items():
         _check(name, value)
     return Keys(values[API_KEY], values.get(KEY_ID, ""), values.get(SECRET, ""), file)
 
 
-def _what_is_missing(values: Mapping[str, str], base: str, *, has_file: bool) -> str:
+def _what_is_missing(values: Mapping[str, str], base: str, *, has_file: bool, older: bool) -> str:
     missing = [name for name, value in values.items() if not value]
     ways = []
     if API_KEY in missing:
@@ -74,6 +75,8 @@ def _what_is_missing(values: Mapping[str, str], base: str, *, has_file: bool) ->
     if of_signing_key := [name for name in missing if name != API_KEY]:
         request = _request(_NEW_PUBLIC_KEY if has_file else "'{}'", base, "/v1/api-keys/<id>/signing-keys")
         ways.append(f"{request} makes a signing key: {_exports(of_signing_key)}")
+    if SECRET in missing and not older:
+        ways.append(f"{KEY_FILE}=<file> is used instead of a secret, a file with an Ed25519 private key in PEM")
     return (
         f"{_listed(missing)} {'is' if len(missing) == 1 else 'are'} not set. {'; '.join(ways)}. "
         "docs/guides/signing.md, 'Make a key that signs', has all the commands"
@@ -81,7 +84,8 @@ def _what_is_missing(values: Mapping[str, str], base: str, *, has_file: bool) ->
 
 
 def _request(content: str, base: str, path: str) -> str:
-    return f"curl --json {content} -H 'Authorization: Bearer <your key>' {base}{path}"
+    headers = "-H 'Authorization: Bearer <your key>' -H 'Content-Type: application/json'"
+    return f"curl {headers} -d {content} {base}{path}"
 
 
 def _exports(names: list[str]) -> str:
@@ -130,6 +134,10 @@ def _private_key(file: str) -> "Ed25519PrivateKey":
     if b"PUBLIC KEY-----" in pem:
         raise Refused(
             f"{KEY_FILE} names '{file}', which has the public half of a key; the private half is needed to sign, name its file"
+        )
+    if _OPENSSH.encode() in pem:
+        raise Refused(
+            f"{KEY_FILE} names '{file}', which is an OpenSSH key; an Ed25519 private key in PKCS #8 is needed: {_NEW_PAIR}"
         )
     raise Refused(f"{KEY_FILE} names '{file}', which is not an Ed25519 private key in PEM; {_NEW_PAIR}")
 

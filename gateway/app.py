@@ -113,9 +113,8 @@ class _Parts:
         vault = Vault(settings.derive_key(SIGNING_KEYS))
         self.credentials = Credentials(database, vault, settings.credential_grace_seconds)
         self.nonces = Nonces(database)
-        credentials = self.credentials
         self.listener = Listener(
-            database, CHANNEL, credentials.heard, credentials.listening, credentials.hearing.heard_until
+            database, CHANNEL, self.credentials.heard, self._listening, self.credentials.hearing.heard_until
         )
         self.last_used = LastUsed(database)
         self.authenticator = Authenticator(settings, self.credentials, self.last_used)
@@ -124,6 +123,11 @@ class _Parts:
         self.probes = Probes(settings, self.metrics, parse_networks(settings.trusted_proxies))
         self.probes.listening = lambda: self.listener.connected
         self.metering: Metering | None = None
+
+    def _listening(self, state: bool) -> None:
+        self.credentials.listening(state)
+        if state:
+            self.nonces.begin()
 
 
 def create_gateway(

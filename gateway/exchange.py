@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway import addresses
-from gateway.answering import Answering
 from gateway.answers import Seal
 from gateway.problems import (
     BadGateway,
@@ -19,13 +18,14 @@ from gateway.problems import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gateway.receiving import Receiving
 from gateway.shedding import Priority, priority_of
 from gateway.stages import Call, replayed
 from gateway.trace import Trace, request_id_of
-from gateway.upstream import GATHERED_BYTES, HttpUpstream, Request
+from gateway.upstream import HttpUpstream, Request
 from shared.auth import IDENTITY_HEADER, Principal
 from shared.auth.principal import ANONYMOUS
-from shared.errors import BadRequest, ContentTooLarge, NotFound, Problem
+from shared.errors import NotFound, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gateway.guards import Guard
     from gateway.pipeline import Pipeline
     from gateway.routing import Route
-    from gateway.stages import Content, OnAnswer
+    from gateway.stages import OnAnswer
     from shared.limits.policies import Operation
 
 logger = logging.getLogger(__name__)
@@ -44,20 +44,15 @@ logger = logging.getLogger(__name__)
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-proto"})
 
 
-class Exchange(Answering):
+class Exchange(Receiving):
     """State of one request. ``receive`` and ``send`` are what a service is given while it works."""
 
     __slots__ = (
-        "_body_left",
-        "_body_seen_at",
-        "_content",
         "_ended",
         "_forwarded_at",
         "_on_answer",
         "_place",
         "_priority",
-        "_raw_receive",
-        "_reading",
         "_seal",
         "_task",
         "_verdict",
@@ -68,16 +63,11 @@ class Exchange(Answering):
     )
 
     def __init__(self, core: Pipeline, scope: Any, receive: Any, send: Any) -> None:
-        super().__init__(core, scope, send)
-        self._raw_receive = receive
+        super().__init__(core, scope, receive, send)
         self._forwarded_at = 0.0
-        self._body_left = -1  # bytes; -1: no body is expected
-        self._body_seen_at = 0.0
-        self._reading = False
         self._ended: Callable[[int], None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._verdict: Problem | None = None
-        self._content: Content | None = None
         self._on_answer: OnAnswer | None = None
         self._seal: Seal | None = None  # takes the place of _raw_send where answers are signed
         self._place: Guard | None = None
@@ -158,20 +148,6 @@ class Exchange(Answering):
         elif b"transfer-encoding" in noted:
             self._body_left = core.max_body_bytes
             self.headers.append((b"transfer-encoding", b"chunked"))  # the protocol lets no other coding pass
-
-    def _expect_body(self, length: bytes) -> None:
-        if not length.isdigit():
-            raise BadRequest("Content-Length must be one number.")
-        size = int(length) if len(length) < 20 else self.core.max_body_bytes + 1
-        if size > self.core.max_body_bytes:
-            raise self._too_large()
-        if size:
-            self._body_left = size
-
-    def _too_large(self) -> Problem:
-        limit = self.core.max_body_bytes
-        self._extra.append((b"connection", b"close"))  # what is left of the body is not read
-        return ContentTooLarge(f"The limit is {limit} bytes.", limit=limit)
 
     async def _take_stages(
         self, route: Route, operation: Operation, principal: Principal, credential: Credential | None, receive: Any
@@ -281,21 +257,6 @@ class Exchange(Answering):
         if not _FORWARDED.isdisjoint(noted):
             headers.append((b"via", b"1.1 proxy"))  # what a proxy claimed is dropped, but not that there is one
 
-    async def _gathered(self, receive: Any, cycle: Cycle | None) -> tuple[bytes, bool]:
-        """All of a small content, or what a larger one begins with; and whether there is more. It has been checked."""
-        content = None if cycle is None or receive != self.piece else cycle.whole_content()
-        if content is not None:
-            await self._check(content, more=False)
-            return content, False
-        content, more = b"", True
-        while more and len(content) <= GATHERED_BYTES:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise BadRequest("The content ended before its end.")
-            content += message.get("body", b"")
-            more = message.get("more_body", False)
-        return content, more
-
     def _respond(self, status: int, headers: list[Pair], content: bytes) -> None:
         """Instead of ``send``, for an answer that came as a whole."""
         if self._verdict is None:
@@ -343,27 +304,6 @@ class Exchange(Answering):
         return self.answered and not (self._seal is not None and self._seal.holds)
 
     # -- what the service is given -------------------------------------------------------------------
-    async def piece(self) -> Any:
-        """The content's next piece, checked; raises the problem that answers the request."""
-        self._reading = self._body_left > 0
-        message = await self._raw_receive()
-        self._reading = False
-        if message["type"] == "http.request":
-            self._body_seen_at = time.perf_counter()
-            await self._check(message.get("body", b""), more=message.get("more_body", False))
-        return message
-
-    async def _check(self, content: bytes, *, more: bool) -> None:
-        self._body_left -= len(content)
-        if self._body_left < 0:
-            raise self._too_large()
-        if self._content is not None:
-            self._content.update(content)
-            if not more:
-                await self._content.finish()
-        if not more:
-            self._body_left = 0
-
     async def receive(self) -> Any:
         """The content's next piece, for a service that is at work; what is wrong with it ends the request."""
         try:

@@ -29,6 +29,7 @@ AT_ONCE = 500
 MOST_WAITING = 10 * AT_ONCE
 _CAPACITY = 100_000
 _ANSWER_SECONDS = 2.0
+_TRIES, _AGAIN_SECONDS = 20, 0.1
 
 
 class Nonce(NamedTuple):
@@ -46,13 +47,17 @@ class Nonces:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loop: asyncio.AbstractEventLoop
-        self._waiting: list[tuple[Nonce, asyncio.Future[bool]]] = []
+        self._waiting: list[tuple[Nonce, asyncio.Future[bool | None]]] = []
         self._asking: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[None] | None = None
         self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.asked = 0
 
-    async def remember(self, nonce: Nonce) -> bool:
-        """Whether it is new; from now on it is not. Raises ``ServiceUnavailable`` when that cannot be told."""
+    async def remember(self, nonce: Nonce) -> bool | None:
+        """Whether it is new; from now on it is not. None for one from before a crash of the database, which forgot.
+
+        Raises ``ServiceUnavailable`` when the database cannot be asked.
+        """
         if (nonce.key_id, nonce.text) in self._seen:
             return False
         if len(self._waiting) >= MOST_WAITING:
@@ -60,7 +65,7 @@ class Nonces:
         if self._asking is None:
             self._loop = asyncio.get_running_loop()
             self._asking = self._loop.create_task(self._ask_on(), name="gateway-nonces")
-        answer: asyncio.Future[bool] = self._loop.create_future()
+        answer: asyncio.Future[bool | None] = self._loop.create_future()
         self._waiting.append((nonce, answer))
         return await answer
 
@@ -83,12 +88,27 @@ class Nonces:
             logger.warning("whether a signature is spent cannot be told: %s", error)
             raise _unknown() from None
 
+    def begin(self) -> None:
+        """The database was found, perhaps again: let it remember from now on, not from the next signature on."""
+        if self._beginning is None or self._beginning.done():
+            self._beginning = asyncio.get_running_loop().create_task(self._begin(), name="gateway-nonces-begin")
+
     async def stop(self) -> None:
         """Ask for nothing more."""
-        if self._asking is not None:
-            self._asking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._asking
+        for task in (self._asking, self._beginning):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def _begin(self) -> None:
+        for _ in range(_TRIES):  # the pool may have connections from before
+            try:
+                await self._call([])
+            except (ServiceUnavailable, *AWAY):
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return
 
     async def _ask_on(self) -> None:
         try:
@@ -98,7 +118,7 @@ class Nonces:
         finally:
             self._asking = None
 
-    async def _ask(self, batch: list[tuple[Nonce, asyncio.Future[bool]]]) -> None:
+    async def _ask(self, batch: list[tuple[Nonce, asyncio.Future[bool | None]]]) -> None:
         self.asked += 1
         try:
             fresh = await self._call([nonce for nonce, _ in batch])
@@ -110,14 +130,16 @@ class Nonces:
                     answer.set_exception(_unknown())
             return
         for (nonce, answer), is_new in zip(batch, fresh, strict=True):
-            self._seen[nonce.key_id, nonce.text] = None
+            if is_new is not None:
+                self._seen[nonce.key_id, nonce.text] = None
             if not answer.done():
                 answer.set_result(is_new)
         while len(self._seen) > _CAPACITY:
             self._seen.popitem(last=False)
 
     async def _call(self, nonces: list[Nonce]) -> Any:
-        return await self._fetch(SQL, *(" ".join(map(str, column)) for column in zip(*nonces, strict=True)))
+        columns = zip(*nonces, strict=True) if nonces else [()] * len(Nonce._fields)
+        return await self._fetch(SQL, *(" ".join(map(str, column)) for column in columns))
 
     async def _fetch(self, sql: str, *arguments: object) -> Any:
         async with self._database.pool.acquire(timeout=_ANSWER_SECONDS) as connection:

@@ -21,7 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.nonces import Nonce
 from gateway.stages import Verified, replayed
-from shared.errors import BadRequest, ContentTooLarge, Problem, Unauthenticated
+from gateway.upstream import GATHERED_BYTES
+from gateway.upstream_uploads import Uploads
+from shared.errors import BadRequest, ContentTooLarge, Problem, ServiceUnavailable, Unauthenticated
 from shared.signing import v0, v1
 from shared.signing.digests import ContentDigest
 from shared.signing.failures import Refused
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 MOST_CONTENT = 1 << 20
 """Bytes of content under the older scheme, which has to be held in memory until it is verified."""
+_MOST_GATHERING = 64
+"""Larger contents that are held so at a time."""
 _NOTHING_SHARED = (
     "This API key has no shared secret any more to sign with. Make another, with POST "
     "/v1/api-keys/{key_id}/signing-keys, and rotate it before it expires."
@@ -75,7 +79,7 @@ class Signing:
 class Remembers(Protocol):
     """``gateway.nonces.Nonces``."""
 
-    async def remember(self, nonce: Nonce) -> bool: ...
+    async def remember(self, nonce: Nonce) -> bool | None: ...
 
     async def spend(self, nonce: Nonce) -> None: ...
 
@@ -109,6 +113,7 @@ class SignatureGate:
     def __init__(self, nonces: Remembers, now: Callable[[], float] = time.time) -> None:
         self._nonces = nonces
         self._now = now
+        self._gathering = Uploads(_MOST_GATHERING)
 
     async def verify(self, call: Call, receive: Any) -> Verified:
         """Check a call whose credential asks for a signature.
@@ -123,7 +128,7 @@ class SignatureGate:
         message = Message(call.method, call.raw_path, call.query_string, call.headers, scheme=scheme)
         try:
             if signing.policy == "v0" or (signing.policy == "both" and v0.is_signed(message)):
-                receive, call.signed_by = await self._by_content(message, signing, receive)
+                receive, call.signed_by = await self._by_content(call, message, signing, receive)
                 return Verified(receive)
             return await self._by_fields(message, signing, receive)
         except Refused as refused:
@@ -134,21 +139,21 @@ class SignatureGate:
         verified = v1.verify(message, lambda key_id: signing.find(key_id, now), now)
         nonce = Nonce(verified.key_id, verified.nonce, verified.created, verified.until)
         happens_once = _happens_once(message)
-        again = not await self._nonces.remember(nonce)
-        if again and not happens_once:
-            raise _replayed()
-        if again:
+        fresh = await self._nonces.remember(nonce)
+        if not fresh and not happens_once:
+            raise _used(fresh)
+        if not fresh:
             await self._check_unspent(nonce)
-        check_unspent = partial(self._check_unspent, nonce) if again else None
+        check_unspent = partial(self._check_unspent, nonce) if happens_once else None
         content = None if verified.digest is None else _Digested(verified.digest, check_unspent)
         if content is not None and not message.has_body:
-            await content.finish()
+            await content.finish(waited=False)
             content = None
         return Verified(receive, content, partial(self._answered, nonce) if happens_once else None)
 
     async def _check_unspent(self, nonce: Nonce) -> None:
         if await self._nonces.is_spent(nonce):
-            raise _replayed()
+            raise _used()
 
     async def _answered(self, nonce: Nonce, status: int, headers: Sequence[Pair]) -> None:
         """Who is refused for good need not try again, and nobody else shall; who is to come later is told so.
@@ -158,7 +163,7 @@ class SignatureGate:
         if 400 <= status < 500 and all(name != b"retry-after" for name, _ in headers):
             await self._nonces.spend(nonce)
 
-    async def _by_content(self, message: Message, signing: Signing, receive: Any) -> tuple[Any, str]:
+    async def _by_content(self, call: Call, message: Message, signing: Signing, receive: Any) -> tuple[Any, str]:
         """The older scheme signs the content and nothing else, so all of it must be seen before anything is done.
 
         Where the content is read from then, and the id of the key that signed it.
@@ -167,16 +172,28 @@ class SignatureGate:
         attempts = [v0.Verification(message, key, now) for key in signing.secrets(now)]
         if not attempts:
             raise Refused("signature_key", _NOTHING_SHARED)
-        content = await _all_of(receive) if message.has_body else b""
+        content = await self._all_of(receive, call) if message.has_body else b""
         found = attempts[0]
         for found in attempts:
             found.update(content)
             if found.holds():
                 break
         found.check()
-        if not await self._nonces.remember(Nonce(found.key_id, found.nonce, found.created, found.until)):
-            raise _replayed()
+        fresh = await self._nonces.remember(Nonce(found.key_id, found.nonce, found.created, found.until))
+        if not fresh:
+            raise _used(fresh)
         return (replayed(content, receive, more=False) if message.has_body else receive), found.key_id
+
+    async def _all_of(self, receive: Any, call: Call) -> bytes:
+        content = bytearray()
+        if await _until(GATHERED_BYTES, content, receive):
+            async with self._gathering.slot(call.principal.organization_id):
+                await _until(MOST_CONTENT, content, receive)
+        if len(content) > MOST_CONTENT:
+            raise ContentTooLarge(
+                f"Content of more than {MOST_CONTENT} bytes needs a signature of RFC 9421 (v1).", limit=MOST_CONTENT
+            )
+        return bytes(content)
 
 
 def _happens_once(message: Message) -> bool:
@@ -188,12 +205,18 @@ def _happens_once(message: Message) -> bool:
     return message.method == "POST" and any(name == b"idempotency-key" for name, _ in message.headers)
 
 
-def _replayed() -> Refused:
+def _used(fresh: bool | None = False) -> Refused | Problem:
+    """What to say of a signature that is not ``fresh``; None is what ``remember`` says of one that it cannot tell of."""
+    if fresh is None:
+        return ServiceUnavailable(
+            "This signature is from before the database last recovered from a crash, and whether it was used cannot be told; "
+            "sign the request anew."
+        )
     return Refused("signature_replayed", "This signature was used before; sign each request anew.")
 
 
 class _Digested:
-    """Content with a digest that is signed. While it came, the sending before it may have been refused for good."""
+    """Content with a digest that is signed. While it came, another sending may have been refused for good."""
 
     def __init__(self, digest: ContentDigest, check_unspent: Callable[[], Awaitable[None]] | None) -> None:
         self._digest = digest
@@ -202,29 +225,25 @@ class _Digested:
     def update(self, piece: bytes) -> None:
         self._digest.update(piece)
 
-    async def finish(self) -> None:
+    async def finish(self, *, waited: bool) -> None:
         try:
             self._digest.check()
-            if self._check_unspent is not None:
+            if waited and self._check_unspent is not None:
                 await self._check_unspent()
         except Refused as refused:
             raise problem_of(refused) from None
 
 
-async def _all_of(receive: Any) -> bytes:
-    pieces, size, more = [], 0, True
-    while more:
+async def _until(size: int, content: bytearray, receive: Any) -> bool:
+    """Read content until there are more bytes than ``size``. Whether there may be more."""
+    more = True
+    while more and len(content) <= size:
         message = await receive()
         if message["type"] != "http.request":
             raise BadRequest("The content ended before its end.")
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > MOST_CONTENT:
-            raise ContentTooLarge(
-                f"Content of more than {MOST_CONTENT} bytes needs a signature of RFC 9421 (v1).", limit=MOST_CONTENT
-            )
+        content += message.get("body", b"")
         more = message.get("more_body", False)
-    return b"".join(pieces)
+    return more
 
 
 def problem_of(refused: Refused) -> Problem:

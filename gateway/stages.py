@@ -46,8 +46,11 @@ class Content(Protocol):
 
     def update(self, piece: bytes) -> None: ...
 
-    async def finish(self) -> None:
-        """Raise the problem that answers the request, if the content is not what was signed."""
+    async def finish(self, *, waited: bool) -> None:
+        """Raise the problem that answers the request, if the content is not what was signed.
+
+        ``waited``: it was not all there when the signature was verified, and much may have happened since.
+        """
         ...
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from shared.signing import v1
 from shared.signing.digests import ContentDigest, content_digest
-from shared.signing.failures import Refused, from_now
+from shared.signing.failures import Refused, from_now, listed
 from shared.signing.fields import Signed, byte_members, quoted, signature_inputs
 from shared.signing.keys import Verifier
 from shared.signing.message import Message, Pair, fields_of
@@ -77,7 +77,7 @@ def verify(request: Message, answer: Answer, find: Callable[[str], Verifier | No
     covered = _covered(request, _own(request), answer.status, fields)
     missing = {*covered, '"content-digest"'} - set(signed.components)
     if missing:
-        raise Refused("signature_incomplete", f"The answer's signature does not cover {', '.join(sorted(missing))}.")
+        raise Refused("signature_incomplete", f"The answer's signature does not cover {listed(sorted(missing))}.")
     _check_time(signed, now)
     known = {**{f'"{name}"': value for name, value in fields.items()}, **covered}
     if not set(signed.components) <= known.keys():

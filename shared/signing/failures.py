@@ -1,5 +1,6 @@
 """Why a signature is not accepted. The code says which check failed, never which byte of what was expected."""
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Literal
 
@@ -29,6 +30,11 @@ def from_now(seconds_ago: float) -> str:
     """A moment beside now, in whole seconds: "4001 seconds ago", "in 4001 seconds" of one to come."""
     whole = ceil(abs(seconds_ago))
     return f"{whole} seconds ago" if seconds_ago > 0 else f"in {whole} seconds"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as they stand in a sentence: "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def malformed(detail: str) -> Refused:

@@ -29,6 +29,7 @@ _MEMBER = re.compile(rf"({_KEY})=({_BYTES})(?:;{_KEY}(?:=(?:{_BARE}))?)*")
 _SEPARATOR = re.compile(r"[ \t]*,[ \t]*")
 _EACH_PARAMETER = re.compile(rf";({_KEY})=({_BARE})")
 _EACH_COMPONENT = re.compile(_COMPONENT)
+_STANDARDS = {"Content-Digest": "RFC 9530"}
 _FORMS = {
     "Signature-Input": 'Write gdn=("@method" "@authority" …);created=1767225600;…;keyid="…";alg="…": names and text in double '
     "quotes, which a shell takes away unless all of it is in single ones; numbers without.",
@@ -89,7 +90,8 @@ def _members(field: str, pattern: re.Pattern[str], name: str) -> list[re.Match[s
 
 
 def _unreadable(name: str, place: int) -> Refused:
-    return malformed(f"{name} is not what RFC 9421 asks for, at character {place + 1}. {_FORMS[name]}")
+    standard = _STANDARDS.get(name, "RFC 9421")
+    return malformed(f"{name} is not what {standard} asks for, at character {place + 1}. {_FORMS[name]}")
 
 
 @lru_cache(maxsize=1024)

@@ -72,7 +72,8 @@ class Message:
             case "@query":
                 return "?" + self.query.decode("latin-1")
         if not identifier.endswith('"') or name.startswith("@") or name != name.lower():
-            raise malformed(f"{identifier} is not a component that can be signed here.")
+            why = ": names are in lower case" if name != name.lower() else ""
+            raise malformed(f"{identifier} is not a component that can be signed here{why}.")
         value = self.fields.get(name)
         if value is None:
             raise Refused("signature_incomplete", f"The signature covers {name}, which the request does not have.")

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from shared.signing.digests import ContentDigest
-from shared.signing.failures import Refused, from_now
+from shared.signing.failures import Refused, from_now, listed
 from shared.signing.fields import LONGEST, Signed, byte_members, quoted, signature_inputs
 from shared.signing.keys import ED25519, HMAC, Verifier
 from shared.signing.message import DEFAULT_PORTS, Message, has_content
@@ -34,9 +34,14 @@ _PRESENT = ("content-type", "idempotency-key")
 """Fields that must be covered where a request has them."""
 _NO_KEY = (
     "The signature's keyid is not that of a signing key of this API key that works: it is another's, was revoked or "
-    "has expired. After a rotation sign with the successor; GET /v1/api-keys/{key_id}/signing-keys lists the keys."
+    "has expired. After a rotation sign with the successor; a reroll gives the new API key copies, which have new ids. "
+    "GET /v1/api-keys/{key_id}/signing-keys lists the keys."
 )
+_OTHERS = {HMAC: (ED25519, "one with a public key"), ED25519: (HMAC, "one with a secret")}
+"""The other algorithm, and what a signing key for it is."""
 _NONCE = re.compile(r"[A-Za-z0-9_\-+/=.]{16,64}")
+_KEEPS_FIELDS = frozenset({None, b"keep-alive", b"close"})
+"""Values of Connection that name no field."""
 _WHICH = frozenset(name.encode() for name in _DERIVED)
 _IF_PRESENT = frozenset(name.encode() for name in _PRESENT)
 _INPUT = re.compile(
@@ -87,10 +92,9 @@ def verify(message: Message, find: Callable[[str], Verifier | None], now: float)
     if key is None:
         raise Refused("signature_key", _NO_KEY)
     if _text(signed, "alg") != key.algorithm:
-        raise Refused(
-            "signature_algorithm", f'This key signs with alg="{key.algorithm}"; {HMAC} and {ED25519} are supported.'
-        )
+        raise Refused("signature_algorithm", _says_algorithm(key.algorithm))
     _check_covered(message, signed)
+    _check_kept(message, signed)
     created, until = _check_times(signed, now)
     nonce = _text(signed, "nonce")
     if not _NONCE.fullmatch(nonce):
@@ -146,7 +150,7 @@ def _at_once(message: Message, find: Callable[[str], Verifier | None], now: floa
     digest = _DIGEST.fullmatch(known.get(b"content-digest", b"")) if b"content-digest" in plan.names else None
     if digest is None and (b"content-digest" in known or has_content(known)):
         return None
-    if not plan.names >= _IF_PRESENT.intersection(known):
+    if not plan.names >= _IF_PRESENT.intersection(known) or known.get(b"connection") not in _KEEPS_FIELDS:
         return None
     try:
         mac = a2b_base64(signatures[2], strict_mode=True)
@@ -225,13 +229,48 @@ def _check_covered(message: Message, signed: Signed) -> None:
         wanted.append("content-digest")
     missing = [name for name in wanted if f'"{name}"' not in signed.components]
     if missing:
-        raise Refused("signature_incomplete", f"The signature must cover {', '.join(missing)}, too.")
+        raise Refused("signature_incomplete", _says_missing(missing, signed))
+
+
+def _check_kept(message: Message, signed: Signed) -> None:
+    """What ``Connection`` names is for the next hop alone (RFC 9110 §7.6.1): a service would not see what was signed."""
+    named = {option.strip(" \t").lower() for option in message.fields.get("connection", "").split(",")}
+    lost = [name for name in signed.components if name[1:-1] in named]
+    if lost:
+        raise Refused("signature_incomplete", f"Connection must not name what is signed: {listed(lost)}.")
+
+
+def _says_missing(missing: list[str], signed: Signed) -> str:
+    lowered = {component.lower() for component in signed.components}
+    capitals = [name for name in missing if f'"{name}"' in lowered]
+    rest = [name for name in missing if name not in capitals]
+    says = [f"Names of components are in lower case: write {listed(capitals)}."] if capitals else []
+    return " ".join([*says, f"The signature must cover {listed(rest)}, too."] if rest else says)
+
+
+def _says_algorithm(algorithm: str) -> str:
+    other, what = _OTHERS[algorithm]
+    return (
+        f'This key signs with alg="{algorithm}". The other algorithm there is, {other}, needs another signing key '
+        f"({what}): name its id in keyid."
+    )
+
+
+def _seconds(signed: Signed, name: str) -> int:
+    value = signed.parameters[name]
+    if not isinstance(value, int):
+        raise Refused(
+            "signature_incomplete",
+            f"The signature's {name} is not a number; write unix seconds without quotes, {name}=1767225600.",
+        )
+    return value
 
 
 def _check_times(signed: Signed, now: float) -> tuple[int, int]:
-    created, expires = signed.parameters.get("created"), signed.parameters.get("expires")
-    if not isinstance(created, int) or not isinstance(expires, int):
-        raise Refused("signature_incomplete", "The signature lacks created or expires, in unix seconds.")
+    lacks = [name for name in ("created", "expires") if name not in signed.parameters]
+    if lacks:
+        raise Refused("signature_incomplete", f"The signature lacks {listed(lacks)}, in unix seconds.")
+    created, expires = _seconds(signed, "created"), _seconds(signed, "expires")
     if max(created, expires) >= MILLISECONDS:
         raise Refused(
             "signature_time", "The signature's created or expires is in milliseconds; unix seconds are expected."

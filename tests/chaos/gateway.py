@@ -21,7 +21,7 @@ from tests.bench.report import Report
 from tests.chaos.folder import run_in_folder
 from tests.chaos.gateway_checker import check, counted
 from tests.chaos.gateway_faults import RECOVERY_SECONDS, Injector, recovery
-from tests.chaos.gateway_history import Findings, History
+from tests.chaos.gateway_history import Findings, History, Outage
 from tests.chaos.gateway_load import Load, fill
 from tests.chaos.gateway_mutants import MUTANTS
 from tests.chaos.gateway_overload import Overload, overload
@@ -125,22 +125,22 @@ async def _break(system: System, plan: Schedule, folder: Path) -> Faults:
     await asyncio.sleep(max(injector.began + plan.seconds - time.monotonic(), 0))
     load.replay()
     await load.stop()
-    history = History(load.operations, await system.rows(), injector.outages, system.looks)
+    history = History(load.operations, await system.rows(), system.looks)
     findings = check(history)
     away = sum(each.ended - each.began for each in injector.outages)
     happened = {kind: injector.happened[kind] for kind in KINDS}
     if findings.violations:
-        _keep_evidence(history, findings, folder)
+        _keep_evidence(history, findings, injector.outages, folder)
     return Faults(findings, len(load.operations), happened, back, load.unanswered, injector.missed, away)
 
 
-def _keep_evidence(history: History, findings: Findings, folder: Path) -> None:
+def _keep_evidence(history: History, findings: Findings, outages: Sequence[Outage], folder: Path) -> None:
     (folder / "violations.txt").write_text("".join(f"{each}\n" for each in findings.violations))
     with (folder / "operations.txt").open("w") as file:
         for operation in history.operations:
             file.write(f"{operation.name} signed {operation.signed:.3f}, {history.rows.get(operation.name, 0)} rows\n")
             file.writelines(f"    {attempt}\n" for attempt in operation.attempts)
-    (folder / "outages.txt").write_text("\n".join(map(str, history.outages)))
+    (folder / "outages.txt").write_text("\n".join(map(str, outages)))
     for violation in findings.violations[:_SHOWN]:
         say(f"  {violation}")
 

@@ -19,8 +19,6 @@ _BESIDES: dict[Purpose, frozenset[tuple[int, str]]] = {
     "changed": frozenset({(401, "signature_digest")}),
 }
 _REPLAYED = (401, "signature_replayed")
-_FORGETFUL_SECONDS = 2.0
-"""A signature says its second; one made within that of a crash's end is refused like those of before."""
 ALLOWANCE, SHARE = 20, 0.1
 _FINAL = range(400, 500)
 _NOT_FINAL = (408, 409, 425, 429)
@@ -38,7 +36,7 @@ def check(history: History) -> Findings:
         rows = history.rows.get(operation.name, 0)
         found.violations += _effects(operation, rows)
         for attempt in operation.attempts:
-            found.violations += _answer(history, operation, attempt)
+            found.violations += _answer(operation, attempt)
             found.replays += attempt.replay and attempt.outcome == "answer"
             found.marked += attempt.marked
             found.broken += attempt.outcome == "broken"
@@ -87,7 +85,7 @@ def _same_answers(operation: Operation) -> Iterator[Violation]:
         yield Violation("unmarked", f"{operation.name}: {unmarked} answers pretend to be the first")
 
 
-def _answer(history: History, operation: Operation, attempt: Attempt) -> Iterator[Violation]:
+def _answer(operation: Operation, attempt: Attempt) -> Iterator[Violation]:
     """Each answer by itself."""
     if attempt.outcome != "answer":
         return
@@ -101,23 +99,17 @@ def _answer(history: History, operation: Operation, attempt: Attempt) -> Iterato
         return
     if attempt.code == "?" or not attempt.sound:
         yield Violation("malformed", text)
-    elif not _is_expected(history, operation, attempt):
+    elif not _is_expected(operation, attempt):
         yield Violation("unexpected", text)
     if attempt.status == 503 and not (attempt.retry_after.isdigit() and int(attempt.retry_after) > 0):
         yield Violation("no-retry-after", text)
 
 
-def _is_expected(history: History, operation: Operation, attempt: Attempt) -> bool:
+def _is_expected(operation: Operation, attempt: Attempt) -> bool:
     said = (attempt.status, attempt.code)
     if said in _AWAY or said in _BESIDES[operation.purpose]:
         return True
-    if said != _REPLAYED or operation.purpose == "keyed":
-        return False
-    told_at = operation.signed + attempt.ended - operation.attempts[0].began
-    forgotten = any(
-        outage.began <= told_at and operation.signed <= outage.ended + _FORGETFUL_SECONDS for outage in history.outages
-    )
-    return attempt.replay or forgotten
+    return said == _REPLAYED and attempt.replay and operation.purpose != "keyed"
 
 
 def _retries(looks: Iterable[Look]) -> Iterator[Violation]:

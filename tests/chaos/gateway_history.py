@@ -66,7 +66,7 @@ class Operation:
 
 
 class Outage(NamedTuple):
-    """PostgreSQL was away, in unix seconds: signatures of before may be refused afterwards."""
+    """PostgreSQL was away, in unix seconds."""
 
     began: float
     ended: float
@@ -95,7 +95,6 @@ class History:
 
     operations: Sequence[Operation]
     rows: Mapping[str, int]
-    outages: Sequence[Outage] = ()
     looks: Sequence[Look] = ()
 
 

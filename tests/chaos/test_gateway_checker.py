@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.gateway_checker import ALLOWANCE, check, counted, is_final
-from tests.chaos.gateway_history import Attempt, Findings, History, Look, Operation, Outage, Purpose
+from tests.chaos.gateway_history import Attempt, Findings, History, Look, Operation, Purpose
 
 SIGNED = 1_000_000.0
 
@@ -109,19 +109,9 @@ def test_what_never_ended_is_nobody_s_answer() -> None:
     assert kinds(judge("read", nothing("broken", status=500, sound=False), rows=0)) == set()
 
 
-@pytest.mark.parametrize(
-    ("began", "ended", "sound"), [(0.05, 1.0, True), (-3.0, -1.0, True), (-9.0, -3.0, False), (1.0, 2.0, False)]
-)
-def test_only_a_crash_makes_a_new_signature_old(began: float, ended: float, sound: bool) -> None:
-    """Signed at 0, answered at 0.1: a crash right before, or meanwhile, and no other."""
-    refused = answer(401, "signature_replayed")
-    found = judge("once", refused, rows=0, outages=[Outage(SIGNED + began, SIGNED + ended)])
-    assert kinds(found) == (set() if sound else {"unexpected"})
-
-
-def test_a_keyed_request_is_no_replay() -> None:
-    refused = answer(401, "signature_replayed")
-    assert kinds(judge("keyed", refused, rows=0, outages=[Outage(SIGNED, SIGNED + 1)])) == {"unexpected"}
+@pytest.mark.parametrize("purpose", ["keyed", "once"])
+def test_nothing_makes_a_new_signature_a_used_one(purpose: Any) -> None:
+    assert kinds(judge(purpose, answer(401, "signature_replayed"), rows=0)) == {"unexpected"}
 
 
 def test_retries_have_a_budget() -> None:

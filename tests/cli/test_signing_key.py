@@ -42,6 +42,12 @@ def test_files_without_an_ed25519_key(signing: Signing, tmp_path: Path) -> None:
         file.write_bytes(pem)
         assert "is not an Ed25519 private key in PEM; openssl genpkey -algorithm ed25519" in signing.refusal()
     key = Ed25519PrivateKey.generate()
+    openssh = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    for pem in (openssh, openssh.replace(b"AA", b"BB")):
+        file.write_bytes(pem)
+        assert "which is an OpenSSH key; an Ed25519 private key in PKCS #8 is needed: openssl genpkey -algorithm" in (
+            signing.refusal()
+        )
     file.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     assert "which has the public half of a key; the private half is needed" in signing.refusal()
 
@@ -112,8 +118,11 @@ def test_the_older_scheme_looks_at_what_it_needs(signing: Signing) -> None:
 def test_a_variable_that_is_missing(signing: Signing, name: str, path: str, field_of_answer: str) -> None:
     signing.environment[name] = ""
     refusal = signing.refusal()
-    assert refusal.startswith(f"{name} is not set. curl --json '{{")
-    assert f"http://127.0.0.1:8080{path}: export its {field_of_answer} as {name}." in refusal
+    assert refusal.startswith(
+        f"{name} is not set. curl -H 'Authorization: Bearer <your key>' -H 'Content-Type: application/json' -d '{{"
+    )
+    assert f"http://127.0.0.1:8080{path}: export its {field_of_answer} as {name}" in refusal
+    assert ("GUARDIAN_SIGNING_KEY_FILE=<file> is used instead of a secret" in refusal) == (field_of_answer == "secret")
     signing.environment[name] = "shown\n"
     assert signing.refusal().startswith(f"{name} has spaces, control characters")
 
@@ -125,9 +134,12 @@ def test_all_that_is_missing_is_named_at_once(signing: Signing) -> None:
         "GUARDIAN_API_KEY, GUARDIAN_SIGNING_KEY_ID and GUARDIAN_SIGNING_SECRET are not set. curl "
     )
     assert "export its key as GUARDIAN_API_KEY; curl " in refusal
-    assert "export its id as GUARDIAN_SIGNING_KEY_ID and its secret as GUARDIAN_SIGNING_SECRET." in refusal
-    assert signing.refusal("--v0").startswith("GUARDIAN_API_KEY and GUARDIAN_SIGNING_SECRET are not set.")
+    assert "export its id as GUARDIAN_SIGNING_KEY_ID and its secret as GUARDIAN_SIGNING_SECRET; " in refusal
+    older = signing.refusal("--v0")
+    assert older.startswith("GUARDIAN_API_KEY and GUARDIAN_SIGNING_SECRET are not set.")
+    assert "GUARDIAN_SIGNING_KEY_FILE" not in older
     signing.environment["GUARDIAN_SIGNING_KEY_FILE"] = "ed25519.pem"
     refusal = signing.refusal()
     assert refusal.startswith("GUARDIAN_API_KEY and GUARDIAN_SIGNING_KEY_ID are not set.")
-    assert """curl --json '{"algorithm": "ed25519", "public_key": "<its public half>"}' """ in refusal
+    assert """ -d '{"algorithm": "ed25519", "public_key": "<its public half>"}' http""" in refusal
+    assert "instead of a secret" not in refusal

@@ -144,6 +144,16 @@ def test_a_keyed_request_sent_again_gets_its_answer_again(platform: RunningPlatf
     assert last.headers["idempotency-replayed"] == "true"
 
 
+def test_a_keyed_request_keeps_its_key(platform: RunningPlatform, signers: Signers) -> None:
+    """``Connection`` has fields taken out on the way: without its key each sending would be done."""
+    signer = signers(platform)
+    wait_for(lambda: signer.client.post("/v1/contacts", json={}).json()["code"] == "signature_missing")
+    signed = signer.request(CONTENT, **{"idempotency-key": secrets.token_hex(8)})
+    assert signer.send(signed) == (201, "")
+    signed.headers["connection"] = "keep-alive, Idempotency-Key"
+    assert signer.send(signed) == (401, "signature_incomplete")
+
+
 def test_a_keyed_request_that_was_refused_does_nothing_later(platform: RunningPlatform, signers: Signers) -> None:
     """It would be possible by then: there is something to restore. A new signature with the same key restores it."""
     signer = signers(platform)

@@ -1,5 +1,6 @@
 """The signature stage by itself: which scheme, which key, what is refused, and when content is looked at."""
 
+import asyncio
 import json
 from base64 import b64encode
 from typing import Any, get_args
@@ -11,12 +12,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.nonces import Nonce
 from gateway.routing import Route
 from gateway.signatures import MOST_CONTENT, SignatureGate, Signing, problem_of, signing_of
-from gateway.stages import Call
+from gateway.stages import Call, replayed
+from gateway.upstream import GATHERED_BYTES
 from shared.errors import ContentTooLarge, Problem
 from shared.ids import new_id
 from shared.limits.policies import Operation
 from shared.signing import v0, v1
 from shared.signing.failures import Code, Refused
+from shared.signing.fields import signature_inputs
 from shared.signing.keys import SharedSecret, Verifier
 from shared.signing.message import Message
 from shared.vault import Vault, signing_key_context
@@ -33,8 +36,11 @@ class Memory:
     def __init__(self) -> None:
         self.seen: list[Nonce] = []
         self.spent: list[Nonce] = []
+        self.begun = 0
 
-    async def remember(self, nonce: Nonce) -> bool:
+    async def remember(self, nonce: Nonce) -> bool | None:
+        if nonce.created < self.begun:
+            return None
         known = any((each.key_id, each.text) == (nonce.key_id, nonce.text) for each in self.seen)
         self.seen.append(nonce)
         return not known
@@ -94,7 +100,7 @@ async def code_of(gate: SignatureGate, asked: Call, *pieces: bytes) -> tuple[int
         assert verified.content is not None
         for piece in pieces:
             verified.content.update(piece)
-        await verified.content.finish()
+        await verified.content.finish(waited=True)
     except Problem as problem:
         return problem.status, problem.code
     raise AssertionError("it was not refused")
@@ -168,7 +174,7 @@ async def test_content_is_checked_before_its_end_is_passed_on(gate: SignatureGat
     verified = await gate.verify(call(by_v1(), principal, "v1"), Body())
     assert verified.content is not None
     verified.content.update(CONTENT)
-    await verified.content.finish()
+    await verified.content.finish(waited=True)
     forged = await code_of(gate, call(by_v1(nonce=NONCE[::-1]), principal, "v1"), CONTENT[:-1], b"!")
     assert forged == (401, "signature_digest")
 
@@ -226,20 +232,72 @@ async def test_a_keyed_post_that_was_refused_for_good_may_not(
         assert await code_of(gate, keyed) == (401, "signature_replayed")
 
 
-async def test_one_whose_content_came_too_late_may_not_either(gate: SignatureGate, principal: Any) -> None:
-    """Of two sendings at once the first was refused for good while the second's last byte was held back."""
+@pytest.mark.parametrize("late", [0, 1])
+async def test_one_whose_content_came_too_late_may_not_either(gate: SignatureGate, principal: Any, late: int) -> None:
+    """Of two sendings at once one was refused for good while the other's last byte was held back."""
     keyed = call(by_v1(with_fields(message(), {"idempotency-key": "k-1"})), principal, "v1")
-    first, second = [await gate.verify(keyed, Body(CONTENT)) for _ in range(2)]
-    assert first.content is not None
-    assert first.on_answer is not None
-    assert second.content is not None
-    for content in (first.content, second.content):
+    sent = [await gate.verify(keyed, Body(CONTENT)) for _ in range(2)]
+    whole, held_back = sent[1 - late], sent[late]
+    assert whole.content is not None
+    assert whole.on_answer is not None
+    assert held_back.content is not None
+    for content in (whole.content, held_back.content):
         content.update(CONTENT)
-    await first.content.finish()
-    await first.on_answer(404, [])
+    await whole.content.finish(waited=False)
+    await whole.on_answer(404, [])
     with pytest.raises(Problem) as caught:
-        await second.content.finish()
+        await held_back.content.finish(waited=True)
     assert (caught.value.status, caught.value.code) == (401, "signature_replayed")
+
+
+@pytest.mark.parametrize("connection", ["Idempotency-Key", "keep-alive,\tidempotency-key", "close, If-Match"])
+async def test_nothing_signed_is_taken_out(gate: SignatureGate, principal: Any, connection: str) -> None:
+    """A service that does not see the key would do again what it has done."""
+    signed = with_fields(message(), {"idempotency-key": "k-1", "if-match": '"3"'})
+    text = v1.sign(signed, SECRET, nonce=NONCE, created=NOW)
+    covers = text["Signature-Input"].replace('"idempotency-key"', '"idempotency-key" "if-match"')
+    base = v1.base(signed, signature_inputs(covers)["gdn"])
+    made = {"Signature-Input": covers, "Signature": f"gdn=:{b64encode(SECRET.sign(base)).decode()}:"}
+    await gate.verify(
+        call(with_fields(signed, {**made, "connection": "close, x-other"}), principal, "v1"), Body(CONTENT)
+    )
+    named = call(with_fields(signed, {**made, "connection": connection}), principal, "v1")
+    assert await code_of(gate, named) == (401, "signature_incomplete")
+
+
+@pytest.mark.parametrize("policy", ["v1", "v0"])
+async def test_what_the_database_forgot_is_not_called_used(
+    gate: SignatureGate, memory: Memory, principal: Any, policy: str
+) -> None:
+    memory.begun = NOW + 1
+    sent = call(by_v1() if policy == "v1" else by_v0(), principal, policy)
+    for _ in range(2):
+        assert await code_of(gate, sent) == (503, "service_unavailable")
+    keyed = call(by_v1(with_fields(message(), {"idempotency-key": "k-1"})), principal, "v1")
+    await gate.verify(keyed, Body(CONTENT))
+
+
+async def test_larger_contents_of_the_older_scheme_are_held_a_few_at_a_time(
+    gate: SignatureGate, principal: Any
+) -> None:
+    """Each is up to a MiB of memory, for whoever has an API key and no secret."""
+    begun, stopped = b"x" * GATHERED_BYTES, asyncio.Event()
+
+    async def stalls() -> Any:
+        await stopped.wait()
+        return {"type": "http.disconnect"}
+
+    asked = call(by_v0(), principal, "v0")
+    waiting = [asyncio.ensure_future(gate.verify(asked, replayed(begun + b"x", stalls, more=True))) for _ in range(16)]
+    await asyncio.sleep(0)
+    try:
+        with pytest.raises(Problem) as caught:
+            await gate.verify(asked, replayed(begun + b"x", stalls, more=True))
+        assert (caught.value.status, caught.value.code) == (503, "upstream_busy")
+        await gate.verify(asked, Body(CONTENT))  # a small one needs none of it
+    finally:
+        stopped.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_what_is_forged_uses_up_no_nonce(gate: SignatureGate, principal: Any, memory: Memory) -> None:

@@ -197,3 +197,25 @@ def test_the_pools_figures_are_on_the_metrics_page(front_of: Any) -> None:
         page = front.get("/metrics").body.decode()
         for state, value in (("open", 1), ("idle", 1), ("waiting", 0)):
             assert f'guardian_gateway_upstream_connections{{service="echo",state="{state}"}} {value}.0' in page
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_who_is_revoked_while_its_content_comes_slowly_is_refused(
+    apart: World, read: Any, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch, revoked: bool
+) -> None:
+    """Or a stolen key could be used for as long as a last byte may be held back."""
+    monkeypatch.setattr("gateway.receiving._SLOW_SECONDS", 0.1)
+    eventually(apart.listening, "listening")
+    key = apart.key("contacts:read")
+    head = f"POST /v1/private HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key.text}\r\nContent-Length: 2\r\n\r\n"
+    client = apart.front.connect()
+    client.sendall(head.encode() + b"x")
+    time.sleep(0.05)
+    if revoked:
+        apart.revoke(key)
+    time.sleep(0.15)
+    client.sendall(b"x")
+    answer = read(client)
+    assert answer.status == (401 if revoked else 200)
+    if revoked:
+        assert answer.code == "api_key_revoked"

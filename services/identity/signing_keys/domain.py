@@ -1,6 +1,7 @@
 """Rules of signing keys, free of I/O: the text of a secret, which public keys are sound, what a policy needs."""
 
 import binascii
+import re
 import secrets
 from base64 import b64decode
 from collections.abc import Callable, Collection
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_public_key,
     load_pem_public_key,
+    load_ssh_public_key,
 )
 
 from shared.auth.api_key import ALPHABET
@@ -27,6 +29,9 @@ _SECRET_LENGTH = 43
 _PUBLIC_KEY_LENGTH = 32
 # DER: a private key (PKCS #8) begins with the number of its version, a public one (SubjectPublicKeyInfo) does not.
 _SEQUENCE, _NUMBER_FOLLOWS = b"\x30", b"\x02\x01"
+# As in id_ed25519.pub, in one line, with or without a comment. Other kinds and certificates sign in another way.
+_SSH = re.compile(r"(?:ssh|ecdsa|sk)-[a-z0-9@.-]+ ")
+_SSH_ED25519 = re.compile(r"ssh-ed25519 +[A-Za-z0-9+/=]+(?: [^\r\n]*)?")
 _PRIVATE = (
     "is a private key, which nobody else may have: make a new pair, since this one was sent, and send what "
     "'openssl pkey -in key.pem -pubout' prints, the public half"
@@ -56,21 +61,31 @@ def refuse_private(text: str) -> str:
 
 
 def raw_public_key(text: str) -> bytes:
-    """The bytes of a public key: 32 in base64, or its SubjectPublicKeyInfo in base64 (DER) or PEM.
+    """The bytes of a public key: 32 in base64, its SubjectPublicKeyInfo in base64 (DER) or PEM, or OpenSSH's line.
 
     Raises ``ValueError`` for what can be neither. Whether it is a sound key is for ``is_sound`` to say.
     """
     if text.startswith("-----"):
         return _from_info(load_pem_public_key, text.encode(), "PEM")
+    if _SSH.match(text):
+        return _from_ssh(text)
     try:
         raw = b64decode(text, validate=True)
     except binascii.Error:
-        raise ValueError("is neither base64 nor PEM") from None
+        raise ValueError("is neither base64 nor PEM nor an OpenSSH public key") from None
     if len(raw) == _PUBLIC_KEY_LENGTH or raw[:1] != _SEQUENCE:
         return raw
     if raw[2:4] == _NUMBER_FOLLOWS:
         raise ValueError(_PRIVATE)
     return _from_info(load_der_public_key, raw, "DER")
+
+
+def _from_ssh(text: str) -> bytes:
+    if not text.startswith("ssh-ed25519 "):
+        raise ValueError("is an OpenSSH key, and not one of ssh-ed25519")
+    if not _SSH_ED25519.fullmatch(text):
+        raise ValueError("is not a public key in OpenSSH's form, one line")
+    return _from_info(load_ssh_public_key, text.encode(), "OpenSSH's form")
 
 
 def _from_info(load: Callable[[bytes], object], encoded: bytes, form: str) -> bytes:

@@ -15,7 +15,7 @@ from shared.http.fields import Input, Moment
 
 _FORMS = (
     "for ed25519: its 32 bytes in base64, or the whole SubjectPublicKeyInfo, in base64 (DER, 44 bytes) or PEM, as "
-    "'openssl pkey -in key.pem -pubout' prints it"
+    "'openssl pkey -in key.pem -pubout' prints it, or OpenSSH's line 'ssh-ed25519 …'"
 )
 
 

@@ -130,7 +130,7 @@ async def check_policy(session: Session, principal: Principal, api_key: Record, 
     alive = await _alive(session, principal, api_key["id"])
     if not can_be_signed(policy, _algorithms(alive)):
         raise Conflict(
-            "The API key has no signing key that this policy takes (v0 and both: hmac-sha256); make one first.",
+            f"The API key has no signing key that this policy takes (v0 and both: hmac-sha256); {_make_one(api_key)}.",
             code="no_signing_key",
         )
 
@@ -138,7 +138,10 @@ async def check_policy(session: Session, principal: Principal, api_key: Record, 
 async def check_answers(session: Session, principal: Principal, api_key: Record) -> None:
     """Raise ``Conflict`` (``no_signing_key``) unless the API key has a signing key that works, of either kind."""
     if not await _alive(session, principal, api_key["id"]):
-        raise Conflict("The API key has no signing key; make one before its answers are signed.", code="no_signing_key")
+        raise Conflict(
+            f"The API key has no signing key, and answers are signed with one; {_make_one(api_key)}.",
+            code="no_signing_key",
+        )
 
 
 async def copy(session: Session, vault: Vault, principal: Principal, source: UUID, target: UUID) -> None:
@@ -215,6 +218,10 @@ async def _write(session: Session, principal: Principal, before: Record, changed
 
 async def _alive(session: Session, principal: Principal, api_key_id: UUID) -> list[Record]:
     return await repository.alive(session, principal.organization_id, api_key_id, clock.now())
+
+
+def _make_one(api_key: Record) -> str:
+    return f"make one first, with POST /v1/api-keys/{api_key['id']}/signing-keys and {{}}"
 
 
 def _algorithms(keys: Iterable[Record]) -> set[str]:

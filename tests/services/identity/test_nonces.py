@@ -56,10 +56,10 @@ async def lose(connection: Connection) -> None:
 
 async def remember(
     connection: Any, created: datetime, *nonces: tuple[UUID, str], until: datetime | None = None
-) -> Sequence[bool]:
+) -> Sequence[bool | None]:
     keys, texts = [key for key, _ in nonces], [text for _, text in nonces]
     ends = until or created + LIFE
-    answers: Sequence[bool] = await connection.fetchval(
+    answers: Sequence[bool | None] = await connection.fetchval(
         CALL, keys, texts, [created.timestamp()] * len(nonces), [ends.timestamp()] * len(nonces)
     )
     return answers
@@ -102,18 +102,18 @@ async def test_of_many_at_the_same_time_one_wins_and_none_waits_for_ever(setting
             await each.close()
 
 
-async def test_what_was_signed_before_the_memory_began_is_not_new(gateway: Connection) -> None:
-    assert await remember(gateway, datetime(2026, 1, 15, tzinfo=UTC), (new_id(), "a")) == [False]
+async def test_what_was_signed_before_the_memory_began_is_not_known(gateway: Connection) -> None:
+    assert await remember(gateway, datetime(2026, 1, 15, tzinfo=UTC), (new_id(), "a")) == [None]
 
 
-async def test_after_a_crash_what_may_have_been_seen_is_not_new(crash: Connection, now: datetime) -> None:
+async def test_after_a_crash_what_may_have_been_seen_is_not_known(crash: Connection, now: datetime) -> None:
     key = new_id()
     assert await remember(crash, now, (key, "a")) == [True]
     await lose(crash)
-    assert await remember(crash, now, (key, "a"), (key, "unseen")) == [False, False]
+    assert await remember(crash, now, (key, "a"), (key, "unseen")) == [None, None]
     later: datetime = await crash.fetchval("SELECT clock_timestamp()")
     assert await remember(crash, later, (key, "a")) == [True]
-    assert await remember(crash, now, (key, "unseen")) == [False]
+    assert await remember(crash, now, (key, "unseen")) == [None]
     assert await crash.fetchval("SELECT count(*) FROM identity.nonce_memory") == 1
 
 
@@ -164,6 +164,25 @@ async def test_what_was_refused_for_good_is_spent_also_after_a_crash(crash: Conn
         assert await other.is_spent(nonce)
         assert not await other.is_spent(nonce._replace(text="A"))
         assert not await other.is_spent(nonce._replace(key_id=str(new_id())))
+
+
+async def test_a_gateway_that_finds_the_database_again_begins_its_memory(postgres: str, settings: Settings) -> None:
+    """Not the first signature after the crash, which would be from before the memory began."""
+    administrator = await asyncpg.connect(postgres)
+    await administrator.execute("TRUNCATE identity.request_nonces, identity.nonce_memory")
+    database = Database(settings, "gateway")
+    await database.open()
+    nonces = Nonces(database)
+    nonces.begin()
+    for _ in range(500):
+        if await administrator.fetchval("SELECT count(*) FROM identity.nonce_memory"):
+            break
+        await asyncio.sleep(0.01)
+    else:
+        pytest.fail("it waits for a signature")
+    await nonces.stop()
+    for each in (database, administrator):
+        await each.close()
 
 
 async def test_who_leaves_while_it_is_spent_does_not_keep_it(gateway: Connection, settings: Settings) -> None:

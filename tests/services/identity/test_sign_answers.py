@@ -76,7 +76,8 @@ class TestSignAnswers:
 
     async def test_409_without_a_signing_key_that_works(self, owner: Person, frozen_clock: FixedClock) -> None:
         path = await place(owner)
-        problem(await turn(owner, path, True), 409, "no_signing_key")
+        found = problem(await turn(owner, path, True), 409, "no_signing_key")
+        assert found["detail"].endswith(f"; make one first, with POST {path} and {{}}.")
         assert (await turn(owner, path, False)).json()["version"] == 1
         await sign_with(owner, path, expires_in=60)
         frozen_clock.advance(seconds=60)

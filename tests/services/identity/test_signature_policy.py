@@ -41,7 +41,8 @@ class TestSignaturePolicy:
         path = await place(owner)
         await sign_with(owner, path, expires_in=60)
         frozen_clock.advance(seconds=60)
-        problem(await ask_for(owner, path, "v1"), 409, "no_signing_key")
+        found = problem(await ask_for(owner, path, "v1"), 409, "no_signing_key")
+        assert found["detail"].endswith(f"; make one first, with POST {path} and {{}}.")
         await sign_with(owner, path, **PAIR)
         for policy in ("v0", "both"):
             problem(await ask_for(owner, path, policy), 409, "no_signing_key")

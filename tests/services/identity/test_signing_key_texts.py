@@ -24,6 +24,10 @@ def der(key: Any) -> str:
     return b64encode(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
 
 
+def openssh(key: Any) -> str:
+    return str(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode())
+
+
 def private(key: Any, encoding: Encoding, form: PrivateFormat = PrivateFormat.PKCS8) -> str:
     encoded: bytes = key.private_bytes(encoding, form, NoEncryption())
     return encoded.decode() if encoding is Encoding.PEM else b64encode(encoded).decode()
@@ -67,6 +71,28 @@ class TestThePublicKey:
     async def test_that_is_der(self, owner: Person) -> None:
         made = await sign_with(owner, await place(owner), algorithm="ed25519", public_key=der(PUBLIC))
         assert made["public_key"] == PUBLIC_KEY
+
+    @pytest.mark.parametrize("comment", ["", " ada@laptop, the new one"])
+    async def test_that_is_openssh(self, owner: Person, comment: str) -> None:
+        made = await sign_with(
+            owner, await place(owner), algorithm="ed25519", public_key=f"{openssh(PUBLIC)}{comment}\n"
+        )
+        assert made["public_key"] == PUBLIC_KEY
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            (openssh(generate_ec(SECP256R1()).public_key()), "is an OpenSSH key, and not one of ssh-ed25519"),
+            (openssh(PUBLIC).replace("ssh-ed25519 ", "sk-ssh-ed25519@openssh.com "), "is an OpenSSH key, and not one of ssh-ed25519"),
+            (openssh(PUBLIC)[:-4], "is not a public key in OpenSSH's form"),
+            (f"{openssh(PUBLIC)}\n{openssh(PRIVATE.public_key())}", "is not a public key in OpenSSH's form, one line"),
+            (openssh(Ed25519PublicKey.from_public_bytes(bytes(32))), "is not an Ed25519 public key of 32 bytes"),
+        ],
+        ids=["of a curve", "of a token", "cut short", "two of them", "no sound key"],
+    )  # fmt: skip
+    async def test_that_is_openssh_and_is_not_taken(self, owner: Person, text: str, says: str) -> None:
+        answer = await owner.http.post(await place(owner), json={"algorithm": "ed25519", "public_key": text})
+        assert told(answer, "/public_key") == says
 
     @pytest.mark.parametrize(
         ("text", "says"),

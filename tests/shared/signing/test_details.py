@@ -6,7 +6,7 @@ from shared.signing import answers, v0, v1
 from shared.signing.digests import ContentDigest
 from shared.signing.failures import Refused, from_now
 from shared.signing.message import Message
-from tests.shared.signing.support import CONTENT, NONCE, NOW, SECRET, message, signed, with_fields
+from tests.shared.signing.support import CONTENT, NONCE, NOW, PUBLIC, SECRET, message, signed, with_fields
 
 
 def refusal(request: Message, now: float = NOW) -> Refused:
@@ -99,7 +99,9 @@ def test_whose_key_has_ended_is_told_of_its_successor() -> None:
     with pytest.raises(Refused) as caught:
         v1.verify(signed(), lambda _: None, NOW)
     assert caught.value.code == "signature_key"
-    assert "After a rotation sign with the successor" in caught.value.detail
+    assert "After a rotation sign with the successor; a reroll gives the new API key copies, which have new ids" in (
+        caught.value.detail
+    )
 
 
 @pytest.mark.parametrize("names", [("x-timestamp",), ("x-signature",), ("x-timestamp", "x-signature")])
@@ -149,17 +151,74 @@ def test_a_field_that_cannot_be_read_is_told_how_it_is_written(name: str, field:
 
 
 def test_so_is_a_digest() -> None:
-    with pytest.raises(Refused, match="Write sha-256=:…:, the base64 of the digest between colons"):
+    with pytest.raises(Refused, match="Content-Digest is not what RFC 9530 asks for, at character ") as caught:
         ContentDigest.read("sha-256=00ff")
+    assert caught.value.detail.endswith("Write sha-256=:…:, the base64 of the digest between colons.")
+
+
+def changed(before: str, after: str) -> Refused:
+    """What is said of a signed request whose Signature-Input has this in the place of that."""
+    field = signed().fields["signature-input"].replace(before, after)
+    assert field != signed().fields["signature-input"]
+    return refusal(with_fields(signed(), {"signature-input": field}))
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "rsa-v1_5-sha256", "ed25519", "HMAC-SHA256"])
-def test_another_algorithm_is_told_which_there_are(algorithm: str) -> None:
-    field = signed().fields["signature-input"].replace('alg="hmac-sha256"', f'alg="{algorithm}"')
-    refused = refusal(with_fields(signed(), {"signature-input": field}))
+def test_another_algorithm_is_told_that_it_needs_another_key(algorithm: str) -> None:
+    refused = changed('alg="hmac-sha256"', f'alg="{algorithm}"')
+    assert refused.code == "signature_algorithm"
+    assert refused.detail == (
+        'This key signs with alg="hmac-sha256". The other algorithm there is, ed25519, needs another signing key (one with '
+        "a public key): name its id in keyid."
+    )
+
+
+def test_so_it_is_of_a_public_key() -> None:
+    with pytest.raises(Refused, match=r'with alg="ed25519"\. .*, hmac-sha256, needs another .* \(one with a secret\)'):
+        v1.verify(signed(), lambda _: PUBLIC, NOW)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ('"content-type"', '"Content-Type"', "Names of components are in lower case: write content-type."),
+        ('"@method" ', '"@Method" ', "Names of components are in lower case: write @method."),
+        ('"@path" "@query"', '"@PATH" "@QUERY"', "Names of components are in lower case: write @path and @query."),
+        (
+            '"@path" "@query"', '"@Path"',
+            "Names of components are in lower case: write @path. The signature must cover @query, too.",
+        ),
+        ('"@path" "@query" ', "", "The signature must cover @path and @query, too."),
+        ('"@authority" "@path" "@query" ', "", "The signature must cover @authority, @path and @query, too."),
+    ],
+)  # fmt: skip
+def test_what_is_not_covered(before: str, after: str, says: str) -> None:
+    refused = changed(before, after)
+    assert (refused.code, refused.detail) == ("signature_incomplete", says)
+
+
+def test_a_name_in_capitals_that_need_not_be_covered() -> None:
+    refused = changed('"content-type"', '"content-type" "Host"')
     assert (refused.code, refused.detail) == (
-        "signature_algorithm", 'This key signs with alg="hmac-sha256"; hmac-sha256 and ed25519 are supported.',
+        "signature_malformed", '"Host" is not a component that can be signed here: names are in lower case.',
     )  # fmt: skip
+    assert "lower case" not in changed('"content-type"', '"content-type" "@status"').detail
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (f";created={NOW}", "", "The signature lacks created, in unix seconds."),
+        (f";expires={NOW + 300}", "", "The signature lacks expires, in unix seconds."),
+        (f";created={NOW};expires={NOW + 300}", "", "The signature lacks created and expires, in unix seconds."),
+        (f"created={NOW}", f'created="{NOW}"', "The signature's created is not a number; write unix seconds without quotes"),
+        (f"expires={NOW + 300}", 'expires=""', "The signature's expires is not a number; write unix seconds without quotes"),
+    ],
+)  # fmt: skip
+def test_a_time_that_is_none(before: str, after: str, says: str) -> None:
+    refused = changed(before, after)
+    assert refused.code == "signature_incomplete"
+    assert refused.detail.startswith(says)
 
 
 @pytest.mark.parametrize(

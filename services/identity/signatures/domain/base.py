@@ -50,6 +50,10 @@ class Draft:
         """The same, with another value of a component."""
         return replace(self, lines=tuple((name, value if name == identifier else old) for name, old in self.lines))
 
+    def with_name(self, identifier: str, name: str) -> Draft:
+        """The same, with another name of a component."""
+        return replace(self, lines=tuple((name if each == identifier else each, value) for each, value in self.lines))
+
     def without_line(self, identifier: str) -> Draft:
         """The same without a component's line."""
         return replace(self, lines=tuple(line for line in self.lines if line[0] != identifier))
@@ -78,6 +82,10 @@ def _titled(lines: Lines, params: str) -> str:
     return standard(tuple((name.title() if name[1] != "@" else name, value) for name, value in lines), params)
 
 
+def _lowered(lines: Lines, params: str) -> str:
+    return standard(tuple((name.lower(), value) for name, value in lines), params)
+
+
 LAYOUTS: tuple[tuple[str, str, Layout, bool], ...] = (
     ("the base ends with a line end", "join the lines without one behind the last",
      lambda lines, params: standard(lines, params) + "\n", True),
@@ -96,7 +104,8 @@ LAYOUTS: tuple[tuple[str, str, Layout, bool], ...] = (
      lambda lines, params: "\n".join([*rows(lines, params)[:-1], f"@signature-params: {params}"]), False),
     ("the base's lines have no space behind the colon", 'write "@method": …, with one',
      lambda lines, params: "\n".join(row.replace('": ', '":', 1) for row in rows(lines, params)), False),
-    ("the names of fields in the base begin with capitals", "write them in lower case", _titled, False),
+    ("component names are in capitals in the base", "write them in lower case", _titled, False),
+    ("component names are in lower case in the base", "write them so in Signature-Input, too", _lowered, False),
     ("the base has the values alone", 'write "@method": … and so on', _values, False),
     ("the base begins with @signature-params", "write it last",
      lambda lines, params: "\n".join([rows(lines, params)[-1], *rows(lines, params)[:-1]]), False),

@@ -193,6 +193,7 @@ def _of_lines(sent: Sent, draft: Draft) -> Iterator[Mistake[Draft]]:
             identifier, f"the base lacks the line of {identifier}", "add it in the order of Signature-Input",
             _without(identifier),
         )  # fmt: skip
+    yield from _of_names(identifiers[:_MOST_LINES])
     names = missing(sent, identifiers)
     several = [names] if len(names) > 1 else []
     for added in [*([name] for name in names), *several]:
@@ -205,6 +206,20 @@ def _of_lines(sent: Sent, draft: Draft) -> Iterator[Mistake[Draft]]:
     if in_usual_order(draft.lines) != draft.lines:
         yield Mistake("order", "the base's lines are in the usual order", instead, _usual_order, usual=True)
     yield Mistake("order", "the base's lines are sorted", instead, _sorted)
+
+
+def _of_names(identifiers: list[str]) -> Iterator[Mistake[Draft]]:
+    for identifier in identifiers:
+        name = identifier.title()
+        if name != identifier:
+            yield Mistake(
+                identifier, f"the base has the component name {name}, in capitals", f"write {identifier}",
+                _named(identifier, name),
+            )  # fmt: skip
+
+
+def _named(identifier: str, name: str) -> Callable[[Draft], Draft]:
+    return lambda draft: draft.with_name(identifier, name)
 
 
 def _usual_order(draft: Draft) -> Draft:

@@ -172,7 +172,7 @@ def _as_is(found: str, name: str, digest: bytes, size: int) -> str | None:
     if b64encode(hexadecimal.encode()).decode() in found:
         return f"Content-Digest has the base64 of the digest's hexadecimal text, not of its bytes; {wanted}."
     if right in found:
-        return f"Content-Digest has the right digest of {size} bytes, and is not written as it must be; {wanted}."
+        return f"Content-Digest has the right digest of the content's {size} bytes, and is not written as it must be; {wanted}."
     unpadded = right.rstrip("=")
     if unpadded in found.replace("-", "+").replace("_", "/"):
         return f"Content-Digest has the digest in base64url or without its padding; {wanted}."

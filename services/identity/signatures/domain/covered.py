@@ -12,6 +12,7 @@ from shared.signing.digests import content_digest
 DERIVED = ("@method", "@authority", "@path", "@query")
 _ORDER = (*DERIVED, "content-digest", "content-type", "idempotency-key")
 _UNKNOWN_DIGEST = "sha-256=:<the base64 of the content's SHA-256>:"
+LOWER_CASE = "names of components are in lower case"
 _NOT_HERE = {
     "@target-uri": "A proxy that ends TLS changes it; cover @authority, @path and @query instead.",
     "@request-target": "Cover @path and @query instead.",
@@ -37,6 +38,12 @@ def missing(sent: Sent, identifiers: Sequence[str]) -> list[str]:
     return [name for name in required(sent) if f'"{name}"' not in identifiers]
 
 
+def in_capitals(sent: Sent, identifiers: Sequence[str]) -> dict[str, str]:
+    """What must be covered and is listed with capitals: the names with what is written instead."""
+    lowered = {each.lower(): each[1:-1] for each in identifiers}
+    return {name: lowered[f'"{name}"'] for name in missing(sent, identifiers) if f'"{name}"' in lowered}
+
+
 def value_of(sent: Sent, identifier: str) -> str | None:
     """The value of a component, one character a byte; None: the request has no such thing.
 
@@ -53,7 +60,7 @@ def value_of(sent: Sent, identifier: str) -> str | None:
         "@request-target": uri,
         "@scheme": sent.scheme,
     }
-    return derived.get(name, sent.fields.get(name.lower()))
+    return derived.get(name.lower(), sent.fields.get(name.lower()))
 
 
 def problem_of(sent: Sent, identifier: str) -> str | None:
@@ -81,9 +88,12 @@ def components(sent: Sent, identifiers: Sequence[str]) -> list[Component]:
         value = value_of(sent, identifier)
         shown = None if value is None else legible(value)
         found.append(Component(legible(name), shown, True, name in wanted, problem_of(sent, identifier)))
+    capitals = in_capitals(sent, identifiers)
     for name in missing(sent, identifiers):
         value = value_of(sent, f'"{name}"')
-        if value is None:
+        if name in capitals:
+            problem = f"The list in Signature-Input has it as {capitals[name]}; {LOWER_CASE}: write {name} there."
+        elif value is None:
             problem = "The request has content: send Content-Digest, and cover it."
         else:
             problem = f'It must be covered: add "{name}" to the list in Signature-Input, and its line to the base.'
@@ -98,8 +108,9 @@ def as_listed(sent: Sent, identifiers: Sequence[str]) -> Lines:
 
 def as_wanted(sent: Sent, identifiers: Sequence[str]) -> Lines:
     """The lines of the base as they should be: without what cannot be covered, with what must be."""
-    kept = [each for each in identifiers if problem_of(sent, each) is None]
-    names = [*kept, *(f'"{name}"' for name in missing(sent, identifiers))]
+    lowered = dict.fromkeys(each.lower() for each in identifiers)
+    kept = [each for each in lowered if problem_of(sent, each) is None]
+    names = [*kept, *(f'"{name}"' for name in missing(sent, kept))]
     # Of a request that has none yet; where its content was not given here, nobody can tell which.
     digest = content_digest(sent.content) if content_lacking(sent) is None else _UNKNOWN_DIGEST
     return tuple((name, digest if (value := value_of(sent, name)) is None else value) for name in names)

@@ -25,6 +25,7 @@ _OFF = (
     "This API key need not sign: its signature_policy is off, and the gateway verifies nothing. To have signatures "
     'verified, PATCH /v1/api-keys/{} with {{"signature_policy": "{}"}}.'
 )
+_OFF_IN_SHORT = "This API key need not sign."
 _NO_KEY = "This API key has no signing key that works: make one with POST /v1/api-keys/{}/signing-keys and {{}}."
 
 
@@ -91,9 +92,9 @@ def _say_scheme(found: Explanation, policy: Policy, api_key_id: str, *, signed: 
 def _say_off(found: Explanation, says: str, *, signed: bool) -> None:
     found.hints.insert(0, says)
     if signed:
-        found.detail = f"{says} If it had to sign: {found.detail}"
+        found.detail = f"{_OFF_IN_SHORT} If it had to: {found.detail}"
     else:
-        found.valid, found.code, found.detail = True, None, says
+        found.valid, found.code, found.detail = True, None, _OFF_IN_SHORT
 
 
 def _say_method(found: Explanation, method: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from services.identity.signatures.domain.covered import LOWER_CASE
 from services.identity.signatures.domain.explanation import Component, Digest, Parameter
 from services.identity.signatures.domain.request import shortened
-from shared.signing.failures import Refused
+from shared.signing.failures import Refused, listed
 
 
 def fault_of(
@@ -59,14 +60,28 @@ def _incomplete(
     values = {each.name: each.value for each in given}
     yield from (problems.get(name) for name in ("keyid", "alg") if not isinstance(values.get(name), str))
     if missing := [each for each in covered if not each.covered]:
-        sends = " Send Content-Digest." if any(each.value is None for each in missing) else ""
-        yield (
-            f"The signature must cover {', '.join(each.name for each in missing)}, too: add it to the list in "
-            f"Signature-Input, and its line to the base.{sends}"
-        )
+        yield _not_covered(missing, {each.name.lower(): each.name for each in covered if each.covered})
     yield from (problems.get(name) for name in ("created", "expires") if not isinstance(values.get(name), int))
     yield problems.get("nonce")
     yield from (not_given(each.name) for each in covered if each.covered and each.value is None)
+
+
+def _not_covered(missing: Sequence[Component], written: Mapping[str, str]) -> str:
+    """``written`` is what the list has, by its name in lower case."""
+    capitals = [f"{each.name} for {written[each.name]}" for each in missing if each.name in written]
+    rest = [each for each in missing if each.name not in written]
+    says = []
+    if capitals:
+        says = [f"Signature-Input: {LOWER_CASE}, there as in the base; write {listed(capitals)}."]
+    if rest:
+        it, its = ("it", "its line") if len(rest) == 1 else ("them", "their lines")
+        says.append(
+            f"The signature must cover {listed([each.name for each in rest])}, too: add {it} to the list in "
+            f"Signature-Input, and {its} to the base."
+        )
+    if any(each.value is None for each in rest):
+        says.append("Send Content-Digest.")
+    return " ".join(says)
 
 
 def _malformed(detail: str, covered: Sequence[Component], digest: Digest, told: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,14 @@ class Credential:
             self.session_id,
         )
         self.caller = caller_of(self.principal)
+
+    def allows_all_of(self, before: Credential, then: float) -> bool:
+        """Whether its caller may do all that the same one might ``then``, and sign with the same keys."""
+        if self.principal != before.principal:
+            return False
+        if self.signing is None or before.signing is None:
+            return self.signing is before.signing
+        return self.signing.takes_all_of(before.signing, then, time.time())
 
 
 Fetch = Callable[[bytes], Awaitable[Credential | None]]

@@ -124,6 +124,7 @@ class Exchange(Receiving):
         if credential is None:
             public = core.table.is_public(method, path)
             credential = await core.authenticator.identify(method, self.noted, public=public)
+        self._credential = credential
         self.principal = principal = ANONYMOUS if credential is None else credential.principal
         if credential is not None and credential.signing is not None and credential.signing.answers:
             self._seal = self._raw_send = Seal(scope, self._raw_send, credential.signing, core.platform, self.secure)

@@ -29,7 +29,7 @@ AT_ONCE = 500
 MOST_WAITING = 10 * AT_ONCE
 _CAPACITY = 100_000
 _ANSWER_SECONDS = 2.0
-_TRIES, _AGAIN_SECONDS = 20, 0.1
+_AGAIN_SECONDS = 0.2
 
 
 class Nonce(NamedTuple):
@@ -102,7 +102,7 @@ class Nonces:
                     await task
 
     async def _begin(self) -> None:
-        for _ in range(_TRIES):  # the pool may have connections from before
+        while True:  # the pool may have connections from before
             try:
                 await self._call([])
             except (ServiceUnavailable, *AWAY):

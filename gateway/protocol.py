@@ -206,7 +206,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._stop(BadRequest("'chunked' is the only transfer coding, in HTTP/1.1 only."))
         if self.parser.should_upgrade() and (has_content(fields) or self.parser.get_method() == b"CONNECT"):
             # The parser would take the content for what follows the upgrade.
-            self._stop(BadRequest("No upgrade is offered; send the content without asking for one."))
+            self._stop(BadRequest("No upgrade is offered; send content without asking for one (Java: HTTP_1_1)."))
         self.phase = BODY
         self._since = self.loop.time()
         self._body_bytes = self._chunk_excess = 0

@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.answering import Answering
 from gateway.upstream import GATHERED_BYTES
-from shared.errors import BadRequest, ContentTooLarge, Problem
+from shared.errors import BadRequest, ContentTooLarge, Problem, ServiceUnavailable
 
 if TYPE_CHECKING:
+    from gateway.credentials import Credential
     from gateway.cycle import Cycle
     from gateway.pipeline import Pipeline
     from gateway.stages import Content
 
 _SLOW_SECONDS = 1.0
-"""A revocation is in force after so long, also for content that came meanwhile."""
+"""What was changed of a credential is in force after so long, also for content that came meanwhile."""
 
 
 class Receiving(Answering):
     """The side of an exchange that reads. Whoever receives all of the content may do what was asked."""
 
-    __slots__ = ("_body_left", "_body_seen_at", "_content", "_raw_receive", "_reading")
+    __slots__ = ("_body_left", "_body_seen_at", "_content", "_credential", "_raw_receive", "_reading")
 
     def __init__(self, core: Pipeline, scope: Any, receive: Any, send: Any) -> None:
         super().__init__(core, scope, send)
@@ -30,6 +31,7 @@ class Receiving(Answering):
         self._body_seen_at = 0.0
         self._reading = False
         self._content: Content | None = None
+        self._credential: Credential | None = None
 
     def _expect_body(self, length: bytes) -> None:
         if not length.isdigit():
@@ -89,6 +91,15 @@ class Receiving(Answering):
             await self._content.finish(waited=waited)
 
     async def _check_credential(self) -> None:
-        core, method = self.core, self.scope["method"]
+        """Raise unless the caller may still do what it might when the head came."""
+        core, method, before = self.core, self.scope["method"], self._credential
         public = core.table.is_public(method, self.scope["path"])
-        await core.authenticator.identify(method, self.noted, public=public)
+        found = await core.authenticator.identify(method, self.noted, public=public)
+        if found is before or (
+            found is not None and before is not None and found.allows_all_of(before, self._came_at())
+        ):
+            return
+        raise ServiceUnavailable("What this caller may do was changed while its content came; send the request again.")
+
+    def _came_at(self) -> float:
+        return time.time() - (time.perf_counter() - self.started)

@@ -66,6 +66,11 @@ class Signing:
         key, until = self.keys.get(key_id, (None, 0.0))
         return key if now < until else None
 
+    def takes_all_of(self, before: Signing, then: float, now: float) -> bool:
+        """Whether what was signed as this asked ``then`` is so now: by the same policy, and no key of then has ended."""
+        lasted = all(self.find(key_id, now) for key_id in before.keys if before.find(key_id, then))
+        return self.policy == before.policy and lasted
+
     def secrets(self, now: float) -> list[SharedSecret]:
         """The shared secrets that are still good, oldest first."""
         return [key for key, until in self.keys.values() if isinstance(key, SharedSecret) and now < until]

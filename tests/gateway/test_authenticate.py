@@ -18,6 +18,7 @@ from gateway import credentials as credentials_module
 from gateway.authenticate import Authenticator
 from gateway.credentials import Credentials
 from gateway.last_used import LastUsed
+from gateway.signatures import Signing
 from shared import clock
 from shared.auth import api_key
 from shared.db import Database
@@ -26,9 +27,11 @@ from shared.db.hearing import Hearing
 from shared.errors import BadRequest, ServiceUnavailable, Unauthenticated
 from shared.ids import new_id
 from shared.settings import Settings
+from shared.signing.keys import Verifier
 from shared.testing.server import run
 from shared.vault import Vault
 from tests.gateway.world import World
+from tests.shared.signing.support import NOW, PUBLIC, SECRET
 
 
 def test_a_key_becomes_the_principal_the_service_sees(world: World) -> None:
@@ -317,3 +320,25 @@ def test_no_header_makes_it_fail(authorization: bytes | None, cookie: bytes) -> 
         assert authenticator.by_warm_key(authorization) is None
     with contextlib.suppress(Unauthenticated, BadRequest, ServiceUnavailable):
         assert asyncio.run(authenticator.authenticate(authorization, cookie)) is None
+
+
+KEYS: dict[str, tuple[Verifier, float]] = {
+    SECRET.key_id: (SECRET, float("inf")),
+    PUBLIC.key_id: (PUBLIC, NOW + 100.0),
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "keys", "then", "lasted"),
+    [
+        ("v1", KEYS, NOW, True),
+        ("v0", KEYS, NOW, False),
+        ("v1", {**KEYS, "new": (SECRET, float("inf"))}, NOW, True),
+        ("v1", {SECRET.key_id: KEYS[SECRET.key_id]}, NOW, False),
+        ("v1", {**KEYS, SECRET.key_id: (SECRET, NOW + 50.0)}, NOW, False),
+        ("v1", {SECRET.key_id: KEYS[SECRET.key_id]}, NOW + 100, True),
+    ],
+)
+def test_what_was_changed_since_a_request_began(policy: Any, keys: Any, then: float, lasted: bool) -> None:
+    """Judged at 60 s: of a key that had ended ``then`` nothing was lost."""
+    assert Signing(policy, keys).takes_all_of(Signing("v1", KEYS), then, NOW + 60) is lasted

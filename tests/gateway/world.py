@@ -152,9 +152,13 @@ class World:
 
     def revoke(self, key: api_key.NewKey) -> float:
         """Revoke ``key`` as the identity service does; returns the monotonic time right after the commit."""
+        return self.change(key, "disabled = true")
+
+    def change(self, key: api_key.NewKey, what: str) -> float:
+        """As ``revoke``, for any other change."""
         self.sql(
-            "WITH revoked AS (UPDATE identity.keys SET disabled = true WHERE public_id = $1 RETURNING public_id) "
-            "SELECT pg_notify('guardian_credentials', 'key:' || public_id) FROM revoked",
+            f"WITH changed AS (UPDATE identity.keys SET {what} WHERE public_id = $1 RETURNING public_id) "
+            "SELECT pg_notify('guardian_credentials', 'key:' || public_id) FROM changed",
             key.public_id,
         )
         return time.monotonic()

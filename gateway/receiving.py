@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.answering import Answering
+from gateway.stages import gathered
 from gateway.upstream import GATHERED_BYTES
 from shared.errors import BadRequest, ContentTooLarge, Problem, ServiceUnavailable
 
@@ -67,14 +68,9 @@ class Receiving(Answering):
             self._count(content)
             await self._finish(waited=False)
             return content, False
-        content, more = b"", True
-        while more and len(content) <= GATHERED_BYTES:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise BadRequest("The content ended before its end.")
-            content += message.get("body", b"")
-            more = message.get("more_body", False)
-        return content, more
+        begun = bytearray()
+        more = await gathered(receive, begun, GATHERED_BYTES)
+        return bytes(begun), more
 
     def _count(self, content: bytes) -> None:
         self._body_left -= len(content)

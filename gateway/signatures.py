@@ -20,7 +20,7 @@ from uuid import UUID
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.nonces import Nonce
-from gateway.stages import Verified, replayed
+from gateway.stages import Verified, gathered, replayed
 from gateway.upstream import GATHERED_BYTES
 from gateway.upstream_uploads import Uploads
 from shared.errors import BadRequest, ContentTooLarge, Problem, ServiceUnavailable, Unauthenticated
@@ -191,9 +191,9 @@ class SignatureGate:
 
     async def _all_of(self, receive: Any, call: Call) -> bytes:
         content = bytearray()
-        if await _until(GATHERED_BYTES, content, receive):
+        if await gathered(receive, content, GATHERED_BYTES):
             async with self._gathering.slot(call.principal.organization_id):
-                await _until(MOST_CONTENT, content, receive)
+                await gathered(receive, content, MOST_CONTENT)
         if len(content) > MOST_CONTENT:
             raise ContentTooLarge(
                 f"Content of more than {MOST_CONTENT} bytes needs a signature of RFC 9421 (v1).", limit=MOST_CONTENT
@@ -237,18 +237,6 @@ class _Digested:
                 await self._check_unspent()
         except Refused as refused:
             raise problem_of(refused) from None
-
-
-async def _until(size: int, content: bytearray, receive: Any) -> bool:
-    """Read content until there are more bytes than ``size``. Whether there may be more."""
-    more = True
-    while more and len(content) <= size:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise BadRequest("The content ended before its end.")
-        content += message.get("body", b"")
-        more = message.get("more_body", False)
-    return more
 
 
 def problem_of(refused: Refused) -> Problem:

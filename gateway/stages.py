@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
+from shared.errors import BadRequest
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -104,3 +106,18 @@ def replayed(content: bytes, receive: Any, *, more: bool) -> Any:
         return left.pop() if left else await receive()
 
     return again
+
+
+async def gathered(receive: Any, content: bytearray, size: int) -> bool:
+    """Append content from ``receive`` until there are more bytes than ``size``, or all. Whether there may be more.
+
+    Raises ``BadRequest`` for content that breaks off.
+    """
+    more = True
+    while more and len(content) <= size:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("The content ended before its end.")
+        content += message.get("body", b"")
+        more = message.get("more_body", False)
+    return more
